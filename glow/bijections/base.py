@@ -1,0 +1,72 @@
+"""The interface of every invertible map."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+class Bijection(nn.Module, ABC):
+    r"""An invertible, differentiable map :math:`z = f(x)` with a tractable Jacobian determinant.
+
+    Both directions return the image of a batch and the logarithm of the absolute determinant of their
+    own Jacobian, one value per element of the batch, so that
+
+    .. math:: \log p_x(x) = \log p_z(f(x)) + \log |\det \partial f / \partial x|.
+
+    Elements of a batch never influence one another.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data ``x`` (B, ...) to ``z`` (B, ...) and ``log|det dz/dx|`` (B,), in nats."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map ``z`` (B, ...) back to ``x`` (B, ...) and ``log|det dx/dz|`` (B,), in nats."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one ``z`` (no batch dimension) for an ``x`` of the given shape."""
+        return shape
+
+
+class DataDependent(nn.Module, ABC):
+    """A layer whose parameters are set from the first batch it sees (see ``Flow.initialize``)."""
+
+    @abstractmethod
+    def initialize(self, x: Tensor) -> None:
+        """Set the parameters from the input ``x`` (B, C, ...) that ``forward`` is about to receive."""
+
+
+def sum_event(x: Tensor) -> Tensor:
+    """Sum all but the batch dimension: (B, ...) -> (B,)."""
+    return x.flatten(1).sum(1)
+
+
+def no_log_det(x: Tensor) -> Tensor:
+    """The log-determinant of a volume-preserving map: zeros of shape (B,)."""
+    return x.new_zeros(x.shape[0])
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Compute in the dtype of the operands: no autocast and, on CUDA, IEEE float32 instead of TF32.
+
+    A flow must be inverted with the numbers it was evaluated with. Only the coupling networks, which
+    are evaluated on the same input in both directions, may run in lower precision. TF32 matters for
+    convolutions alone: PyTorch allows it there by default and forbids it in matrix products.
+    """
+    cudnn = torch.backends.cudnn
+    tf32 = cudnn.allow_tf32
+    with torch.autocast(device.type, enabled=False):
+        try:
+            cudnn.allow_tf32 = False
+            yield
+        finally:
+            cudnn.allow_tf32 = tf32

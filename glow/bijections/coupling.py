@@ -1,0 +1,132 @@
+"""Coupling layers: one half of the channels decides how the other half is moved."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glow.bijections.base import Bijection, no_log_det, sum_event
+from glow.errors import UsageError, check_choice, check_positive
+
+
+class Coupling(Bijection):
+    """Leave one half of the channels as it is and transform the other, given the first.
+
+    Args:
+        network: maps the conditioning half (B, C1, ...) to the parameters of the transformation. It is
+            only ever evaluated, in both directions on the same input; under autocast it runs in the lower
+            precision, and its output is brought back to the dtype of the flow.
+        swap: let the second half condition the first (the alternating masks of RealNVP). With an odd
+            number of channels the second half is the larger one.
+    """
+
+    def __init__(self, network: nn.Module, swap: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.swap = swap
+
+    @abstractmethod
+    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Move ``x`` (B, C2, ...) by the parameters ``h``; returns z and its log-det (B,)."""
+
+    @abstractmethod
+    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of ``transform``."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, ...) -> (B, C, ...), log-det (B,)."""
+        given, moved = self._halves(x)
+        moved, log_det = self.transform(moved, self.network(given).to(x.dtype))
+        return self._join(given, moved), log_det
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, ...) -> (B, C, ...), log-det (B,)."""
+        given, moved = self._halves(z)
+        moved, log_det = self.restore(moved, self.network(given).to(z.dtype))
+        return self._join(given, moved), log_det
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x.tensor_split([x.shape[1] // 2], dim=1)
+        return (second, first) if self.swap else (first, second)
+
+    def _join(self, given: Tensor, moved: Tensor) -> Tensor:
+        return torch.cat((moved, given) if self.swap else (given, moved), dim=1)
+
+
+class AdditiveCoupling(Coupling):
+    """:math:`z_2 = x_2 + t(x_1)`, volume preserving (NICE, Dinh et al. 2014, section 3.2).
+
+    The network has as many outputs as the moved half has channels.
+    """
+
+    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """x + t, zeros (B,)."""
+        return x + h, no_log_det(x)
+
+    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """z - t, zeros (B,)."""
+        return z - h, no_log_det(z)
+
+
+class AffineCoupling(Coupling):
+    r""":math:`z_2 = (x_2 + t(x_1)) \, s(x_1)` (RealNVP, Dinh et al. 2017, equation 4; Glow, table 1).
+
+    The network has twice as many outputs as the moved half has channels: shift and raw scale h,
+    interleaved as in Glow's release. The scale is one of
+
+    - ``"sigmoid"`` (Glow): :math:`s = m + (1 - m) \, \sigma(h + 2)`, never above one. With the lower bound
+      m = 0, the release's choice, its inverse is unbounded;
+    - ``"tanh"`` (RealNVP): :math:`\log s = b \tanh(h / b)` with b = 3, bounded in both directions.
+
+    In evaluation mode it remembers the smallest scale that it has used in ``smallest_scale``.
+
+    Args:
+        network: see ``Coupling``.
+        swap: see ``Coupling``.
+        scale: ``"sigmoid"`` or ``"tanh"``.
+        min_scale: the lower bound m of the sigmoid, in [0, 1).
+    """
+
+    SHARPNESS = 2.0
+    BOUND = 3.0
+    smallest_scale: Tensor
+
+    def __init__(
+        self, network: nn.Module, swap: bool = False, scale: str = "sigmoid", min_scale: float = 0.0
+    ) -> None:
+        super().__init__(network, swap)
+        check_choice("scale", scale, ("sigmoid", "tanh"))
+        check_positive("min_scale", min_scale, zero=True)
+        if min_scale >= 1 or (min_scale and scale != "sigmoid"):
+            raise UsageError(f"min_scale must be in [0, 1) and needs scale='sigmoid', got {min_scale!r}")
+        self.scale = scale
+        self.min_scale = min_scale
+        self.register_buffer("smallest_scale", torch.tensor(float("inf")), persistent=False)
+
+    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """(x + t) s, log-det (B,)."""
+        shift, log_scale = self._parameters_from(h)
+        return (x + shift) * log_scale.exp(), sum_event(log_scale)
+
+    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Z / s - t, log-det (B,)."""
+        shift, log_scale = self._parameters_from(h)
+        return z * (-log_scale).exp() - shift, -sum_event(log_scale)
+
+    def _parameters_from(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = h[:, 0::2], h[:, 1::2]
+        if self.scale == "tanh":
+            log_scale = self.BOUND * torch.tanh(raw / self.BOUND)
+        elif self.min_scale == 0:
+            log_scale = F.logsigmoid(raw + self.SHARPNESS)
+        else:
+            sigmoid = torch.sigmoid(raw + self.SHARPNESS)
+            log_scale = torch.log(self.min_scale + (1 - self.min_scale) * sigmoid)
+        if not self.training:
+            with torch.no_grad():
+                smallest = log_scale.amin().exp().to(self.smallest_scale.dtype)
+                self.smallest_scale.copy_(torch.minimum(self.smallest_scale, smallest))
+        return shift, log_scale

@@ -1,0 +1,174 @@
+"""Mixing channels: the invertible 1x1 convolution and the fixed permutations it generalizes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glow.bijections.base import Bijection, exact, no_log_det
+
+
+class Permutation(Bijection):
+    """A fixed permutation of the channels, the ablations of Kingma & Dhariwal 2018, section 6.1.
+
+    Args:
+        order: (C,) integers; channel i of z is channel ``order[i]`` of x.
+    """
+
+    order: Tensor
+    inverse_order: Tensor
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("order", order)
+        self.register_buffer("inverse_order", torch.argsort(order))
+
+    @classmethod
+    def reverse(cls, channels: int) -> Permutation:
+        """The channels back to front (RealNVP's choice between couplings)."""
+        return cls(torch.arange(channels - 1, -1, -1))
+
+    @classmethod
+    def shuffle(cls, channels: int) -> Permutation:
+        """A random order, drawn once from the global generator and kept with the weights."""
+        return cls(torch.randperm(channels))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, ...) -> (B, C, ...), zeros (B,)."""
+        return x[:, self.order], no_log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, ...) -> (B, C, ...), zeros (B,)."""
+        return z[:, self.inverse_order], no_log_det(z)
+
+
+class InvertibleConv1x1(Bijection):
+    """One invertible C x C matrix applied at every pixel (Kingma & Dhariwal 2018, section 3.2).
+
+    It always computes in the dtype of its input, whatever autocast says. The inverse matrix is made in
+    float64 and kept for as long as the parameters hold the same values.
+    """
+
+    _inverse: tuple[list[Tensor], Tensor] | None = None
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The matrix W (C, C)."""
+
+    @abstractmethod
+    def log_abs_det(self) -> Tensor:
+        """log|det W|, a scalar."""
+
+    @abstractmethod
+    def inverse_weight(self) -> Tensor:
+        """W's inverse (C, C), computed in float64."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) or (B, C) -> the same shape, log-det (B,)."""
+        with exact(x.device):
+            return self._apply_matrix(self.weight(), x), self._log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) or (B, C) -> the same shape, log-det (B,)."""
+        with exact(z.device):
+            matrix = self.inverse_weight() if torch.is_grad_enabled() else self._cached_inverse()
+            return self._apply_matrix(matrix.to(z.dtype).to(z.device), z), -self._log_det(z)
+
+    @staticmethod
+    def _apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return F.linear(x, matrix)
+        return F.conv2d(x, matrix[:, :, None, None])
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return (x[0, 0].numel() * self.log_abs_det()).expand(x.shape[0])
+
+    def _cached_inverse(self) -> Tensor:
+        # Compared by value: in-place edits through `.data` (Lightning's weight averaging swaps weights
+        # that way) leave a parameter's version counter as it was.
+        parameters = list(self.parameters())
+        if self._inverse is None or not all(
+            a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
+            for a, b in zip(self._inverse[0], parameters, strict=True)
+        ):
+            self._inverse = [p.detach().clone() for p in parameters], self.inverse_weight().detach()
+        return self._inverse[1]
+
+
+class LUConv1x1(InvertibleConv1x1):
+    r"""The 1x1 convolution in LU form, :math:`W = P L (U + diag(sign \cdot e^{s}))` (equation 10).
+
+    P and the signs are fixed, L is unit lower and U strictly upper triangular; it starts as a random
+    rotation. log|det W| is the sum of s, and triangular solves invert W.
+
+    Args:
+        channels: C.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        rotation, _ = torch.linalg.qr(torch.randn(channels, channels))
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
+        self.logs = nn.Parameter(diagonal.abs().log())
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", diagonal.sign())
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        identity = torch.eye(len(self.logs), dtype=self.logs.dtype, device=self.logs.device)
+        lower = self.lower.tril(-1) + identity
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.logs.exp())
+        return lower, upper
+
+    def weight(self) -> Tensor:
+        """The matrix W (C, C)."""
+        lower, upper = self._triangles()
+        return self.permutation @ lower @ upper
+
+    def log_abs_det(self) -> Tensor:
+        """The sum of the log-diagonal of U, a scalar."""
+        return self.logs.sum()
+
+    def inverse_weight(self) -> Tensor:
+        """U^-1 L^-1 P^T by two triangular solves in float64 (on the CPU for devices without it)."""
+        lower, upper = (_double(t) for t in self._triangles())
+        right = torch.linalg.solve_triangular(
+            lower, _double(self.permutation).T, upper=False, unitriangular=True
+        )
+        return torch.linalg.solve_triangular(upper, right, upper=True)
+
+
+class PlainConv1x1(InvertibleConv1x1):
+    """The 1x1 convolution with a full matrix (equation 9), for comparison: log|det W| costs O(C^3).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
+
+    def weight(self) -> Tensor:
+        """The matrix W (C, C)."""
+        return self.matrix
+
+    def log_abs_det(self) -> Tensor:
+        """log|det W|, a scalar."""
+        return torch.linalg.slogdet(self.matrix)[1]
+
+    def inverse_weight(self) -> Tensor:
+        """W^-1 in float64 (on the CPU for devices without it)."""
+        return torch.linalg.inv(_double(self.matrix))
+
+
+def _double(x: Tensor) -> Tensor:
+    return (x.cpu() if x.device.type == "mps" else x).double()

@@ -1,0 +1,88 @@
+"""Learned Gaussian priors, as affine maps onto a standard normal."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijections.base import Bijection, exact, sum_event
+from glow.errors import UsageError
+
+
+class GaussianPrior(Bijection):
+    r"""A Gaussian with learned mean and log standard deviation, written as its standardization.
+
+    .. math:: \epsilon = (z - \mu) \, e^{-\log\sigma}, \qquad \log N(z; \mu, \sigma) =
+        \log N(\epsilon; 0, 1) - \sum \log\sigma
+
+    This makes every latent of a flow standard normal, and temperature one factor on all of them.
+    """
+
+    @abstractmethod
+    def mean_and_log_sd(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both broadcast to the shape of z. ``z`` tells shape and dtype only."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> standardized (B, C, H, W), log-det (B,)."""
+        with exact(x.device):
+            mean, log_sd = self.mean_and_log_sd(x, context)
+        return (x - mean) * (-log_sd).exp(), -sum_event(log_sd.expand_as(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Standard normal (B, C, H, W) -> (B, C, H, W), log-det (B,)."""
+        with exact(z.device):
+            mean, log_sd = self.mean_and_log_sd(z, context)
+        return z * log_sd.exp() + mean, sum_event(log_sd.expand_as(z))
+
+
+class SplitPrior(GaussianPrior):
+    """The prior of the channels that a split factors out, given those that go on.
+
+    A network gives mean and log standard deviation, interleaved (Kingma & Dhariwal 2018, figure 2b and
+    section 3; ``split2d_prior`` of the release). The ``context`` of both directions is the half that
+    goes on (B, C, H, W).
+
+    Args:
+        network: (B, C, H, W) -> (B, 2C, H, W); Glow's is one 3x3 convolution that starts at zero.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def mean_and_log_sd(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Two tensors (B, C, H, W)."""
+        assert context is not None, "the split prior is conditioned on the half that goes on"
+        h = self.network(context)
+        return h[:, 0::2], h[:, 1::2]
+
+
+class TopPrior(GaussianPrior):
+    """The prior of the last scale: one mean and log standard deviation per channel, per class if any.
+
+    It starts as the standard normal. The ``context`` of a class-conditional prior is the labels (B,).
+
+    Args:
+        channels: C.
+        learned: if not, it stays the standard normal (``learntop`` of the release).
+        classes: number of classes that shift it; 0 for none.
+    """
+
+    def __init__(self, channels: int, learned: bool = True, classes: int = 0) -> None:
+        super().__init__()
+        self.register_parameter("bias", nn.Parameter(torch.zeros(2 * channels)) if learned else None)
+        self.embedding = nn.Embedding(classes, 2 * channels) if classes else None
+        if self.embedding is not None:
+            nn.init.zeros_(self.embedding.weight)
+
+    def mean_and_log_sd(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Two tensors that broadcast to (B, C, H, W)."""
+        h = z.new_zeros(1, 2 * z.shape[1]) if self.bias is None else self.bias[None]
+        if self.embedding is not None:
+            if context is None:
+                raise UsageError("y is missing: this flow is class-conditional and needs a label per image")
+            h = h + self.embedding(context)  # (B, 2C)
+        mean, log_sd = h[:, :, None, None].chunk(2, dim=1)
+        return mean, log_sd

@@ -1,0 +1,170 @@
+"""What all datasets share: splits, batches and how they reach the devices."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from glow.data.sampler import EpochBatches
+from glow.errors import UsageError, check_positive
+from glow.seeds import generator
+
+Split = Literal["train", "val", "test"]
+Arrays = tuple[Tensor, Tensor | None]
+"""Examples, uint8 (N, C, H, W) or float32 (N, D), and their labels, int64 (N,), if there are any."""
+
+
+class ArrayData(L.LightningDataModule):
+    """A dataset held in memory; images as uint8, which is also how they travel to the device.
+
+    A batch is a tuple ``(x,)`` or ``(x, y)``.  The validation split is held out of the training data by
+    ``seed`` unless the dataset has one of its own. The test split is loaded by the test stage only.
+
+    Args:
+        name: what the dataset is called in run names and messages.
+        shape: the shape of one example, (C, H, W) or (D,); checked against the data.
+        batch_size: global, divided by the number of devices.
+        val_size: examples held out for validation, a count or a fraction of the training data.
+        seed: decides the held-out examples and the order of the batches.
+        grey_levels: number of levels of images, at most what the data has: ``floor(v * grey_levels / source)``,
+            which is ``floor(v / 2^(8 - n))`` for 2^n of 256. None for vectors.
+        classes: number of labels; None when there are none or it does not matter.
+    """
+
+    source_levels = 256
+    """Grey levels of what ``load`` returns."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        shape: Sequence[int],
+        batch_size: int,
+        val_size: int | float = 0.1,
+        seed: int = 0,
+        grey_levels: int | None = None,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("dataset.batch_size", batch_size, integer=True)
+        check_positive("dataset.val_size", val_size)
+        if grey_levels is not None:
+            check_positive("dataset.grey_levels", grey_levels, integer=True)
+            if not 2 <= grey_levels <= self.source_levels:
+                raise UsageError(
+                    f"dataset.grey_levels must be from 2 to {self.source_levels}, got {grey_levels}"
+                )
+        self.name = name
+        self.shape = tuple(shape)
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.seed = seed
+        self.grey_levels = grey_levels
+        self.classes = classes
+        self.splits: dict[Split, Arrays] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> Arrays | None:
+        """The examples of a split; None for a validation split that is to be held out of the training data."""
+
+    def setup(self, stage: str) -> None:
+        """Load what the stage needs: ``fit`` and ``validate`` the first two splits, ``test`` the last."""
+        if stage == "test":
+            if "test" not in self.splits:
+                self.splits["test"] = self._checked("test", self.load("test"))
+        elif "train" not in self.splits:
+            train = self._checked("train", self.load("train"))
+            val = self.load("val")
+            self.splits["train"], self.splits["val"] = (
+                self._hold_out(train) if val is None else (train, self._checked("val", val))
+            )
+
+    def initialization_batch(self, n: int) -> Arrays:
+        """``n`` training examples (or all, if fewer) chosen by the seed alone, the same on every device."""
+        x, y = self.splits["train"]
+        chosen = torch.randperm(len(x), generator=generator("cpu", "initialization", self.seed))[:n]
+        return x[chosen], None if y is None else y[chosen]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled anew every epoch; continues inside an epoch when the trainer does."""
+        trainer = self.trainer
+        assert trainer is not None
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        loader = self._loader("train", shuffle=not trainer.overfit_batches)
+        sampler = loader.sampler
+        assert isinstance(sampler, EpochBatches)
+        sampler.epoch = trainer.current_epoch
+        sampler.start = progress.processed % len(sampler) if trainer.fit_loop.restarting else 0
+        return loader
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation example once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test example once."""
+        return self._loader("test")
+
+    def _loader(self, split: Split, shuffle: bool = False) -> DataLoader:
+        trainer = self.trainer
+        devices = trainer.world_size if trainer else 1
+        if self.batch_size % devices:
+            raise UsageError(
+                f"dataset.batch_size={self.batch_size} is global and does not divide by the "
+                f"{devices} devices; take a multiple of {devices}"
+            )
+        x, y = self.splits[split]
+        if len(x) < devices:
+            raise UsageError(f"the {split} split of {self.name} has {len(x)} examples for {devices} devices")
+        sampler = EpochBatches(
+            len(x),
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            device=trainer.global_rank if trainer else 0,
+            devices=devices,
+        )
+        # The sampler yields whole batches of indices, and a TensorDataset takes them at once.
+        return DataLoader(
+            TensorDataset(x) if y is None else TensorDataset(x, y),
+            sampler=sampler,
+            batch_size=None,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _hold_out(self, train: Arrays) -> tuple[Arrays, Arrays]:
+        x, y = train
+        n = round(len(x) * self.val_size) if self.val_size < 1 else int(self.val_size)
+        if not 0 < n < len(x):
+            raise UsageError(
+                f"dataset.val_size={self.val_size} leaves {len(x) - n} of {len(x)} examples for training and "
+                f"{n} for validation; both need at least one"
+            )
+        order = torch.randperm(len(x), generator=generator("cpu", "validation", self.seed))
+
+        def take(chosen: Tensor) -> Arrays:
+            return x[chosen], None if y is None else y[chosen]
+
+        return take(order[n:]), take(order[:n])
+
+    def _checked(self, split: Split, arrays: Arrays | None) -> Arrays:
+        if arrays is None or not len(arrays[0]):
+            raise UsageError(f"the {split} split of {self.name} is empty")
+        x, y = arrays
+        if tuple(x.shape[1:]) != self.shape:
+            raise UsageError(
+                f"{self.name} has examples of shape {tuple(x.shape[1:])}, but dataset.shape={list(self.shape)}"
+            )
+        if y is not None and self.classes is not None and int(y.max()) >= self.classes:
+            raise UsageError(
+                f"{self.name} has labels up to {int(y.max())}, but dataset.classes={self.classes}"
+            )
+        if self.grey_levels is not None and self.grey_levels != self.source_levels:
+            x = (x.int() * self.grey_levels // self.source_levels).to(torch.uint8)
+        return x, y

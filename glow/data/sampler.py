@@ -1,0 +1,75 @@
+"""Which examples make which batch, on which device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from glow.seeds import generator
+
+
+class EpochBatches(Sampler[Tensor]):
+    """The batches of one epoch as tensors of indices; every example is in exactly one of them.
+
+    The examples are divided as evenly as possible, so that no batch is a small remainder: with n examples
+    there are ``ceil(n / batch_size)`` batches whose sizes differ by at most one per device. All devices
+    see the same number of batches. In training, where gradients are averaged over devices, they see the
+    same number of examples too, and up to ``devices - 1`` examples, others in every epoch, are left out;
+    in evaluation none is.
+
+    Args:
+        n: number of examples.
+        batch_size: global batch size, a multiple of ``devices``.
+        shuffle: draw a new order in every epoch (training) or keep the order of the data (evaluation).
+        seed: with the epoch, decides the order.
+        device: index of this device.
+        devices: number of devices.
+        epoch: the epoch of the first iteration.
+        start: number of batches to leave out of the first iteration, when resuming inside an epoch.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        device: int = 0,
+        devices: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> None:
+        self.n = n
+        self.shuffle = shuffle
+        self.seed = seed
+        self.device = device
+        self.devices = devices
+        self.epoch = epoch
+        self.start = start
+        self.batches = -(-(n // devices) // max(1, batch_size // devices))
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, whatever ``start`` is."""
+        return self.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # A generator: nothing runs before the first batch is asked for, when `set_epoch` has been called.
+        if self.shuffle:
+            order = torch.randperm(self.n, generator=generator("cpu", "order", self.seed, self.epoch))
+        else:
+            order = torch.arange(self.n)
+        even = self.n - self.n % self.devices
+        mine = order[:even].view(-1, self.devices)[:, self.device]
+        batches = list(mine.tensor_split(self.batches))
+        if not self.shuffle and self.device < self.n - even:
+            batches[-1] = torch.cat((batches[-1], order[even + self.device, None]))
+        start, self.start = self.start, 0
+        yield from batches[start:]

@@ -1,0 +1,55 @@
+"""Datasets that torchvision downloads and reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torchvision import datasets
+
+from glow.data.base import ArrayData, Arrays, Split
+from glow.errors import UsageError, check_choice
+
+KINDS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
+
+
+class TorchvisionData(ArrayData):
+    """An image dataset of torchvision, downloaded into ``root`` when it is not there.
+
+    Args:
+        kind: the class in ``torchvision.datasets``, one of ``KINDS``.
+        root: torchvision's folder, the one that holds ``MNIST/raw`` or ``cifar-10-batches-py``.
+        common: see ``ArrayData``.
+    """
+
+    def __init__(self, *, kind: str, root: str, **common: Any) -> None:
+        super().__init__(**common)
+        check_choice("dataset.kind", kind, KINDS)
+        self.kind = kind
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download if needed; Lightning calls it on one process of a node."""
+        try:
+            self._open(train=True)
+            self._open(train=False)
+        except RuntimeError:  # torchvision's word for "not found or damaged"
+            try:
+                self._open(train=True, download=True)
+            except (OSError, RuntimeError) as error:
+                raise UsageError(
+                    f"{self.kind} is not in dataset.root={self.root} and could not be downloaded ({error}); "
+                    "set dataset.root to a folder that has it in torchvision's layout"
+                ) from error
+
+    def load(self, split: Split) -> Arrays | None:
+        """uint8 (N, C, H, W), labels (N,)."""
+        if split == "val":
+            return None
+        dataset = self._open(train=split == "train")
+        x = torch.as_tensor(dataset.data)
+        x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
+        return x, torch.as_tensor(dataset.targets).long()
+
+    def _open(self, train: bool, download: bool = False) -> Any:
+        return getattr(datasets, self.kind)(self.root, train=train, download=download)

@@ -1,0 +1,38 @@
+"""The one error that a user can cause, and the checks that raise it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UsageError(ValueError):
+    """An argument or a setting that cannot work.
+
+    The message names it, says what was given and what is accepted. The commands print it as one
+    sentence without a stack trace.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known names close to ``name``, else an empty string."""
+    close = get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def check_choice(name: str, value: object, options: Iterable[str]) -> None:
+    """Raise ``UsageError`` unless ``value`` is one of ``options``."""
+    options = list(options)
+    if value not in options:
+        raise UsageError(
+            f"{name}={value!r} is not one of {', '.join(options)}{nearest(str(value), options)}"
+        )
+
+
+def check_positive(name: str, value: object, *, integer: bool = False, zero: bool = False) -> None:
+    """Raise ``UsageError`` unless ``value`` is a finite number above zero (or zero, with ``zero``)."""
+    kinds = int if integer else (int, float)
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not number or not (0 <= value < float("inf")) or (value == 0 and not zero):  # type: ignore[operator]
+        what = f"{'an integer' if integer else 'a number'} {'of at least' if zero else 'above'} zero"
+        raise UsageError(f"{name} must be {what}, got {value!r}")
