@@ -1,4 +1,4 @@
-"""The one error that a user can cause, and the checks that raise it."""
+"""Errors that are told in one sentence, and the checks that raise them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class UsageError(ValueError):
     The message names it, says what was given and what is accepted. The commands print it as one
     sentence without a stack trace.
     """
+
+
+class NonFiniteError(RuntimeError):
+    """Training met a loss or gradient that is not finite; the message says where and what is left."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

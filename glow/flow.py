@@ -136,14 +136,14 @@ class Flow(nn.Module):
         return self.decode(latents, None if y is None else y.to(self.device))
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, y: Tensor | None = None) -> None:
+    def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
         """Set every data-dependent layer from the batch ``x``, each from what reaches it through the others.
-
-        Deterministic in x, the weights and the global generator (which gives dequantization noise).
 
         Args:
             x: a representative batch (B, *event_shape), at least 256 images for a real model.
             y: labels (B,) of a class-conditional flow.
+            noise: dequantization noise as in ``log_prob``; with it, the result depends on the arguments and
+                the weights alone.
         """
         layers = [m for m in self.modules() if isinstance(m, DataDependent)]
         hooks = [
@@ -152,7 +152,7 @@ class Flow(nn.Module):
         ]
         try:
             self.initialized = True
-            self.log_prob(x, y)
+            self.log_prob(x, y, noise)
         except BaseException:
             self.initialized = False
             raise

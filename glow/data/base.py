@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import lightning as L
@@ -96,12 +96,7 @@ class ArrayData(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        loader = self._loader("train", shuffle=not trainer.overfit_batches)
-        sampler = loader.sampler
-        assert isinstance(sampler, EpochBatches)
-        sampler.epoch = trainer.current_epoch
-        sampler.start = progress.processed % len(sampler) if trainer.fit_loop.restarting else 0
-        return loader
+        return self._loader("train", not trainer.overfit_batches, lambda: progress.ready)
 
     def val_dataloader(self) -> DataLoader:
         """Every validation example once."""
@@ -111,7 +106,9 @@ class ArrayData(L.LightningDataModule):
         """Every test example once."""
         return self._loader("test")
 
-    def _loader(self, split: Split, shuffle: bool = False) -> DataLoader:
+    def _loader(
+        self, split: Split, shuffle: bool = False, done: Callable[[], int] = lambda: 0
+    ) -> DataLoader:
         trainer = self.trainer
         devices = trainer.world_size if trainer else 1
         if self.batch_size % devices:
@@ -129,6 +126,7 @@ class ArrayData(L.LightningDataModule):
             seed=self.seed,
             device=trainer.global_rank if trainer else 0,
             devices=devices,
+            done=done,
         )
         # The sampler yields whole batches of indices, and a TensorDataset takes them at once.
         return DataLoader(

@@ -139,9 +139,11 @@ def read_picture(path: Path, size: int, channels: int) -> Tensor:
     """One picture as uint8 (C, size, size). Raises what PIL raises for a file that it cannot read."""
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I") or image.mode == "F":  # 16 bits, which `convert` would clip at 255
+        if image.mode[0] in "IF":  # 16 bits (I;16) or an unknown range (I, F); `convert` would clip at 255
             values = np.asarray(image).astype(np.float64)
-            image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().astype(np.uint8))
+            sixteen_bits = image.mode.startswith("I;16") or values.max() > 255
+            values = values / 257 if sixteen_bits else values
+            image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

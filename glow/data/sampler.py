@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ class EpochBatches(Sampler[Tensor]):
         seed: with the epoch, decides the order.
         device: index of this device.
         devices: number of devices.
-        epoch: the epoch of the first iteration.
-        start: number of batches to leave out of the first iteration, when resuming inside an epoch.
+        done: number of batches of this epoch that were done before; asked when the first batch is, and
+            above zero only when a run is resumed inside an epoch.
     """
 
     def __init__(
@@ -40,20 +40,19 @@ class EpochBatches(Sampler[Tensor]):
         seed: int = 0,
         device: int = 0,
         devices: int = 1,
-        epoch: int = 0,
-        start: int = 0,
+        done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.n = n
         self.shuffle = shuffle
         self.seed = seed
         self.device = device
         self.devices = devices
-        self.epoch = epoch
-        self.start = start
+        self.epoch = 0
+        self.done = done
         self.batches = -(-(n // devices) // max(1, batch_size // devices))
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, whatever ``start`` is."""
+        """Batches in a whole epoch, whatever ``done`` says."""
         return self.batches
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,7 +60,8 @@ class EpochBatches(Sampler[Tensor]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
-        # A generator: nothing runs before the first batch is asked for, when `set_epoch` has been called.
+        # A generator: nothing runs before the first batch is asked for. By then Lightning, which makes the
+        # iterator early, has restored its progress and called `set_epoch`.
         if self.shuffle:
             order = torch.randperm(self.n, generator=generator("cpu", "order", self.seed, self.epoch))
         else:
@@ -71,5 +71,4 @@ class EpochBatches(Sampler[Tensor]):
         batches = list(mine.tensor_split(self.batches))
         if not self.shuffle and self.device < self.n - even:
             batches[-1] = torch.cat((batches[-1], order[even + self.device, None]))
-        start, self.start = self.start, 0
-        yield from batches[start:]
+        yield from batches[self.done() :]

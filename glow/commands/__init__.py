@@ -1,0 +1,1 @@
+"""What the programs at the top level call; the only place that knows Hydra."""

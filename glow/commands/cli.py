@@ -1,0 +1,98 @@
+"""Hydra mains whose errors are sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from glow.errors import NonFiniteError, UsageError, nearest
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+# Lightning's advice that does not hold here, by the beginning of its words.
+NOISE = (
+    "The 'train_dataloader' does not have many workers",  # data is in memory; workers would copy it
+    "The 'val_dataloader' does not have many workers",
+    "The 'test_dataloader' does not have many workers",
+    "Checkpoint directory",  # it is not empty because the run is resumed
+    "Experiment logs directory",  # AppendingCSVLogger keeps the files
+    "The dirpath has changed",
+    "You're using the WeightAveraging callback, but",  # the test evaluates both kinds of weights itself
+    "The number of training batches",  # fewer than log_every_n_steps: the epoch's figures are logged
+    "GPU available but not used",
+)
+
+
+def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Run a command under Hydra with the command line's overrides.
+
+    Errors that a user can mend end in one sentence on standard error: exit status 2 for a wrong setting,
+    1 for a training that diverged. Anything else is a bug and keeps its stack trace.
+
+    Args:
+        command: takes the composed configuration.
+        config_name: the configuration in ``conf`` that it starts from.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the errors can be told here
+    for beginning in NOISE:
+        warnings.filterwarnings("ignore", beginning)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(command)()
+    except UsageError as error:
+        fail(str(error), 2)
+    except NonFiniteError as error:
+        fail(str(error), 1)
+    except MissingMandatoryValue as error:
+        fail(f"{error.full_key} is missing: set {error.full_key}=VALUE", 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, config_name, sys.argv[1:]), 2)
+
+
+def fail(message: str, status: int) -> None:
+    """Print ``error: message`` and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
+    """Say which override does not fit and which names are near; Hydra's own words if it is none of them."""
+    groups = {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in CONF.iterdir() if d.is_dir()}
+    overrides = [a.lstrip("+~").partition("=") for a in arguments if "=" in a and not a.startswith("-")]
+    usable = []
+    for key, _, value in overrides:
+        group = key.partition("@")[0]
+        options = [v for v in value.strip("[]").split(",") if v not in ("null", "")]
+        if group in groups and (wrong := [v for v in options if v not in groups[group]]):
+            return f"{group}={wrong[0]} is not one of {', '.join(groups[group])}{nearest(wrong[0], groups[group])}"
+        if group in groups and len(options) == 1:
+            usable.append(f"{key}={value}")
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        known = set(_keys(hydra.compose(config_name, overrides=usable))) | set(groups)
+    for key, _, _ in overrides:
+        if key not in known and key not in groups and not key.startswith("hydra"):
+            leaf = {k.rpartition(".")[2]: k for k in known}
+            hint = nearest(key, known) or nearest(leaf.get(key, ""), known)
+            return f"{key} is not a setting{hint}"
+    if isinstance(error, InterpolationResolutionError):
+        return str(error).splitlines()[0]
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield f"{prefix}{key}"
+        if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
+            value = config[key]
+            if isinstance(value, DictConfig):
+                yield from _keys(value, f"{prefix}{key}.")

@@ -1,0 +1,120 @@
+"""A run's folder: where it is, what it holds, and whether a command may continue it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from glow.errors import UsageError
+
+MAY_DIFFER = (
+    "name",
+    "resume",
+    "run_dir",
+    "output_dir",
+    "dataset.root",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "callbacks.progress",
+    "callbacks.estimate",
+)
+"""Settings that a continued run may have changed: how long, where and on what it runs, not what it computes."""
+
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+"""Settings that decide when a run is done."""
+
+
+def run_name(cfg: DictConfig) -> str:
+    """``name``, or DATASET-MODEL; a job of a multirun adds its own overrides."""
+    if cfg.name is not None:
+        name = str(cfg.name)
+        if not re.fullmatch(r"[\w.+=,-][\w.+=, /-]*", name) or ".." in name:
+            raise UsageError(f"name={name!r} is not a folder's name: use letters, digits and . _ - + =")
+        return name
+    name = f"{cfg.dataset.name}-{cfg.model.name}"
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        dirname = HydraConfig.get().job.override_dirname
+        name += "-" + re.sub(r"[^\w.,=+-]", "_", dirname)
+    return name
+
+
+def choose_folder(cfg: DictConfig) -> Path:
+    """``outputs/NAME``, or with ``resume=false`` the first of NAME, NAME-2, NAME-3, ... that is not there."""
+    base = Path(cfg.output_dir) / run_name(cfg)
+    if cfg.resume:
+        return base
+    # Lightning starts the other processes of a machine by the same command: they follow the first.
+    if os.environ.get("LOCAL_RANK", "0") != "0" and (chosen := os.environ.get("GLOW_RUN_FOLDER")):
+        return Path(chosen)
+    folder, n = base, 1
+    while folder.exists():
+        n += 1
+        folder = base.with_name(f"{base.name}-{n}")
+    os.environ["GLOW_RUN_FOLDER"] = str(folder)
+    return folder
+
+
+def check_same(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the folder holds a run of this configuration that may be continued.
+
+    Returns:
+        False when there is no run yet.
+
+    Raises:
+        UsageError: it holds another configuration; the message lists the keys that differ.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UsageError(f"{folder} has files but no config.yaml, so it is not a run: choose another name=")
+        return False
+    there = _flat(OmegaConf.load(file))
+    here = _flat(cfg)
+    differing = [
+        f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, "absent") != here.get(key, "absent") and not _may_differ(key)
+    ]
+    if differing:
+        raise UsageError(
+            f"{folder} holds a run of another configuration:\n  "
+            + "\n  ".join(differing)
+            + "\ngive this run a name=, start over in a new folder with resume=false, or use the same settings"
+        )
+    return True
+
+
+def is_finished(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the run reached its end, and the end has not been moved since."""
+    if not (folder / "results.json").is_file():
+        return False
+    there = OmegaConf.load(folder / "config.yaml")
+    return all(OmegaConf.select(there, key) == OmegaConf.select(cfg, key) for key in LIMITS)
+
+
+def _may_differ(key: str) -> bool:
+    return any(key == k or key.startswith(f"{k}.") for k in MAY_DIFFER)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    out: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict) and value:
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out

@@ -1,0 +1,1 @@
+"""Figures and pictures of flows; knows flows and tensors, no Lightning."""

@@ -1,0 +1,71 @@
+"""A warning before a run that would take days."""
+
+from __future__ import annotations
+
+import time
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from glow.data import ArrayData
+from glow.errors import check_positive
+from glow.training.module import FlowModule
+
+
+class TimeEstimate(L.Callback):
+    """Time one training step at the start and warn when the whole run would take too long.
+
+    On a CPU it is a step of a few images, on a GPU, which wants large batches, one of the run's size.
+
+    Args:
+        hours: warn above this.
+    """
+
+    CPU_IMAGES = 4
+
+    def __init__(self, hours: float = 24.0) -> None:
+        check_positive("callbacks.estimate.hours", hours)
+        self.hours = hours
+        self.estimate: float | None = None
+        """Seconds that the run was estimated to take."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Estimate, and warn if need be."""
+        assert isinstance(pl_module, FlowModule)
+        assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
+        data: ArrayData = trainer.datamodule  # type: ignore[attr-defined]
+        device = pl_module.device
+        images = data.batch_size // trainer.world_size
+        if device.type == "cpu":
+            images = min(images, self.CPU_IMAGES)
+        x, y = data.initialization_batch(images)
+        batch = (x.to(device), *([] if y is None else [y.to(device)]))
+
+        def step() -> float:
+            start = time.perf_counter()
+            noise = torch.full(x.shape, 0.5, device=device) if pl_module.is_image else None
+            with trainer.precision_plugin.forward_context():
+                pl_module.loss(batch, noise).mean().backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+
+        seconds = min(step(), step())  # the first one pays for start-up
+        pl_module.zero_grad(set_to_none=True)
+        steps = trainer.estimated_stepping_batches - trainer.global_step
+        rate = len(x) * trainer.world_size / seconds
+        total = steps * trainer.accumulate_grad_batches * data.batch_size / rate
+        for timer in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
+                total = min(total, left)
+        self.estimate = total
+        if total > self.hours * 3600:
+            parameters = sum(p.numel() for p in pl_module.parameters())
+            rank_zero_warn(
+                f"this run would take about {total / 86400:,.0f} days: {steps:,.0f} steps at about {rate:,.1f} "
+                f"images/s for {parameters / 1e6:.0f} M parameters on this {device.type}. Set model=glow_small for "
+                "a smaller model, trainer.max_time=00:12:00:00 (or trainer.max_epochs) for a shorter run, or "
+                "use a GPU"
+            )

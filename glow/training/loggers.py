@@ -1,0 +1,35 @@
+"""Logging that survives a resumed run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+
+class AppendingCSVLogger(CSVLogger):
+    """``metrics.csv`` in a run's folder. Lightning's own logger deletes the file of the run that it continues.
+
+    Args:
+        save_dir: the run's folder.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Lightning's writer, with the rows that were there before."""
+        if self._experiment is not None:
+            return self._experiment
+        path = Path(self.log_dir) / "metrics.csv"
+        before = path.read_bytes() if path.is_file() else b""
+        writer: Any = super().experiment
+        if before:
+            path.write_bytes(before)
+            writer.metrics_keys = next(csv.reader([before.decode().splitlines()[0]]))
+        return writer

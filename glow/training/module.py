@@ -1,0 +1,151 @@
+"""The LightningModule: one for images and vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from glow.bijections import AffineCoupling
+from glow.data.augment import random_shift
+from glow.errors import NonFiniteError, UsageError, check_positive
+from glow.evaluation.bits import bits_per_dim
+from glow.models import build
+from glow.seeds import generator
+from glow.training.checkpoints import last_checkpoint
+from glow.training.optimizers import build_optimizer, build_schedule
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+class FlowModule(L.LightningModule):
+    """Maximum-likelihood training of a flow.
+
+    The loss is bits/dim for images and nats for vectors (``unit`` is ``bpd`` or ``nll``); it is logged as
+    ``train/UNIT``, ``val/UNIT`` and ``test/UNIT``, means over all examples of the epoch, each counted once.
+
+    All arguments are plain values that the checkpoint keeps, so that ``load_from_checkpoint`` needs no YAML.
+
+    Args:
+        model: the configuration of ``glow.models.build``.
+        optimizer: the configuration of ``glow.training.optimizers``.
+        seed: decides dequantization noise and augmentation.
+        shift: training images are shifted by up to this fraction of their size.
+    """
+
+    def __init__(
+        self, model: dict[str, Any], optimizer: dict[str, Any], seed: int = 0, shift: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_positive("shift", shift, zero=True)
+        if shift >= 1:
+            raise UsageError(f"shift must be below 1, the whole picture, got {shift}")
+        self.save_hyperparameters()
+        self.model_config, self.optimizer_config = model, optimizer
+        self.seed, self.shift = seed, shift
+        self.flow = build(model)
+        self.is_image = self.flow.dequantize is not None
+        self.unit = "bpd" if self.is_image else "nll"
+        # torchmetrics would drop NaN from a mean, with a warning.
+        self.train_mean, self.val_mean, self.test_mean = (MeanMetric(nan_strategy="disable") for _ in range(3))
+        self._loss = torch.tensor(0.0)
+
+    def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
+        """Bits/dim or nats of every example of a batch (x,) or (x, y): (B,)."""
+        y = batch[1] if self.flow.classes else None
+        log_prob = self.flow(batch[0], y, noise)
+        return bits_per_dim(log_prob, self.flow.event_shape) if self.is_image else -log_prob
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        x = batch[0]
+        noise = None
+        if self.is_image:
+            # Drawn for the batch of all devices, of which this device takes its rows: the numbers that an
+            # image meets do not depend on how many devices share the work.
+            source = generator(x.device, "train", self.seed, self.current_epoch, batch_idx)
+            devices, device = self.trainer.world_size, self.trainer.global_rank
+            noise = torch.rand(
+                (len(x) * devices, *x.shape[1:]), generator=source, device=x.device, dtype=self.flow.dtype
+            )[device::devices]
+            if self.shift:
+                offsets = torch.rand((len(x) * devices, 2), generator=source, device=x.device)[device::devices]
+                x = random_shift(x, self.shift, offsets)
+        values = self.loss((x, *batch[1:]), noise)
+        loss = values.mean()
+        self._loss = self._loss.to(loss.device) + loss.detach()
+        self.train_mean.update(values.detach())
+        self.log(f"train/{self.unit}", self.train_mean, on_step=False, on_epoch=True, batch_size=len(x))
+        self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Collects the loss of every example under noise that is the same in every epoch."""
+        self.val_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "val", batch_idx)))
+        self.log(f"val/{self.unit}", self.val_mean, prog_bar=True, batch_size=len(batch[0]))
+
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Collects the loss of every example under fixed noise."""
+        self.test_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "test", batch_idx)))
+        self.log(f"test/{self.unit}", self.test_mean, batch_size=len(batch[0]))
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Lightning's evaluation loop does not look for SIGTERM."""
+        if self.trainer.received_sigterm:
+            raise SIGTERMException
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the gradient norm, and stop before weights are touched by numbers that are not finite."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/grad_norm", norm)
+        loss, self._loss = self._loss, torch.zeros_like(self._loss)
+        # Half precision overflows now and then, and its gradient scaler leaves such steps out.
+        checked = loss if self.trainer.precision == "16-mixed" else loss + norm
+        if not torch.isfinite(checked):
+            what = "gradient" if torch.isfinite(loss) else "loss"
+            self._stop(f"the {what} is not finite at step {self.trainer.global_step}")
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scales of the last validation."""
+        for coupling in self._affine_couplings():
+            coupling.smallest_scale.fill_(float("inf"))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the smallest coupling scale; stop if the validation loss is not finite."""
+        if couplings := self._affine_couplings():
+            smallest = torch.stack([c.smallest_scale for c in couplings]).amin()
+            self.log("val/smallest_scale", smallest, sync_dist=True, reduce_fx="min")
+        if not self.trainer.sanity_checking and not torch.isfinite(self.val_mean.compute()):
+            self._stop(f"the validation loss is not finite after step {self.trainer.global_step}")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The configured optimizer with a learning rate that changes per step."""
+        optimizer = build_optimizer(self.parameters(), self.optimizer_config)
+        total, epochs = float(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        per_epoch = total / epochs if epochs and epochs > 0 and self.trainer.max_steps < 0 else batches
+        schedule = build_schedule(optimizer, self.optimizer_config, per_epoch, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _evaluation_noise(self, x: Tensor, split: str, batch_idx: int) -> Tensor | None:
+        if not self.is_image:
+            return None
+        source = generator(x.device, split, self.seed, batch_idx, self.trainer.global_rank)
+        return torch.rand(x.shape, generator=source, device=x.device, dtype=self.flow.dtype)
+
+    def _affine_couplings(self) -> list[AffineCoupling]:
+        return [m for m in self.flow.modules() if isinstance(m, AffineCoupling)]
+
+    def _stop(self, what: str) -> None:
+        kept = last_checkpoint(self.trainer)
+        raise NonFiniteError(
+            f"{what}; {f'the last checkpoint is {kept}' if kept else 'there is no checkpoint yet'}. "
+            "Lower optimizer.lr, lengthen optimizer.warmup_epochs, set trainer.gradient_clip_val or, for "
+            "affine couplings, model.min_scale, and start over with resume=false"
+        )

@@ -1,0 +1,90 @@
+"""Samples during training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from glow.data import ArrayData
+from glow.errors import check_positive
+from glow.evaluation.pictures import density_picture, sample_grid, save_picture, temperature_grid
+from glow.seeds import generator
+from glow.training.module import FlowModule
+
+
+class Pictures(L.Callback):
+    """Draw samples from fixed latents after validations, as PNG and in TensorBoard.
+
+    Images give a grid of samples, points in the plane the density beside data and samples. With an ``EMA``
+    that comes later in the list of callbacks, they show the averaged weights.
+
+    Args:
+        dirpath: folder of the PNG files.
+        every_n_epochs: draw after the validation of every n-th epoch.
+        n: images in a grid.
+        temperature: of the samples during training.
+        temperatures: rows of the grid at the end.
+        columns: columns of the grid at the end.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        every_n_epochs: int = 1,
+        n: int = 36,
+        temperature: float = 0.7,
+        temperatures: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        columns: int = 10,
+    ) -> None:
+        check_positive("callbacks.pictures.every_n_epochs", every_n_epochs, integer=True)
+        check_positive("callbacks.pictures.n", n, integer=True)
+        check_positive("callbacks.pictures.columns", columns, integer=True)
+        for value in (temperature, *temperatures):
+            check_positive("callbacks.pictures.temperature", value)
+        self.dirpath = Path(dirpath)
+        self.every_n_epochs = every_n_epochs
+        self.n = n
+        self.temperature = temperature
+        self.temperatures = tuple(temperatures)
+        self.columns = columns
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw while the averaged weights are still in place."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due and trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            assert isinstance(pl_module, FlowModule)
+            self.draw(trainer, pl_module, f"step_{trainer.global_step:07d}")
+
+    @rank_zero_only
+    def draw(self, trainer: L.Trainer, module: FlowModule, name: str) -> Path | None:
+        """Samples of the module's present weights; returns the file, or None if there is no such picture."""
+        flow, source = module.flow, generator("cpu", "samples", module.seed)
+        if module.is_image:
+            picture = sample_grid(flow, self.n, self.temperature, source)
+        elif flow.event_shape == (2,):
+            assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
+            picture = density_picture(flow, trainer.datamodule.splits["train"][0], source)  # type: ignore[attr-defined]
+        else:
+            return None
+        return self._keep(trainer, picture, name, "samples")
+
+    @rank_zero_only
+    def draw_final(self, trainer: L.Trainer, module: FlowModule) -> Path | None:
+        """The temperature grid of images, or once more the density of points."""
+        if not module.is_image:
+            return self.draw(trainer, module, "density")
+        source = generator("cpu", "samples", module.seed)
+        picture = temperature_grid(module.flow, self.temperatures, self.columns, source)
+        return self._keep(trainer, picture, "temperatures", "temperatures")
+
+    def _keep(self, trainer: L.Trainer, picture: Tensor, name: str, tag: str) -> Path:
+        path = self.dirpath / f"{name}.png"
+        save_picture(picture, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(tag, picture, trainer.global_step)
+        return path

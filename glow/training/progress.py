@@ -1,0 +1,184 @@
+"""How far a run is, how fast it goes and when it will be done."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, Timer, TQDMProgressBar
+
+from glow.errors import check_positive
+from glow.evaluation.bits import UNITS
+from glow.training.module import FlowModule
+
+
+class Throughput(L.Callback):
+    """Log ``train/images_per_s``, examples per second of all devices, from batch end to batch end.
+
+    Validation, checkpoints and pictures between epochs are not counted. ``seconds`` and ``mean`` are
+    totals over the whole run, continued runs included.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self._recent = 0
+        self._since: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Examples per second over the whole run."""
+        return self.images / max(self.seconds, 1e-9)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count, and log about once a second."""
+        now = time.monotonic()
+        if self._since is None:  # the first batch of a stretch only starts the clock
+            self._since = now
+            return
+        self._recent += len(batch[0]) * trainer.world_size
+        elapsed = now - self._since
+        if elapsed >= 1 or trainer.is_last_batch:
+            pl_module.log("train/images_per_s", self._recent / max(elapsed, 1e-9), prog_bar=True, batch_size=1)
+            self.seconds += elapsed
+            self.images += self._recent
+            self._recent, self._since = 0, now
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave out what happened between epochs."""
+        self._recent, self._since = 0, None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave out the validation."""
+        self._recent, self._since = 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The totals."""
+        return {"seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The totals."""
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]
+
+
+class Eta:
+    """Seconds to the end of a run, from its own speed since ``start``."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._step = 0
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Forget what was before."""
+        self._began, self._step = time.monotonic(), trainer.global_step
+
+    def seconds(self, trainer: L.Trainer) -> float:
+        """To the last step or the time limit, whichever is first; infinite if neither is set."""
+        done, total = trainer.global_step - self._step, trainer.estimated_stepping_batches
+        left = [math.inf]
+        if done and math.isfinite(total):
+            left.append((time.monotonic() - self._began) / done * (total - trainer.global_step))
+        for timer in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(timer, Timer) and (remaining := timer.time_remaining()) is not None:
+                left.append(remaining)
+        return max(0.0, min(left))
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``, or ``?`` when unknown."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar per epoch, with the time to the end of the whole run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._eta = Eta()
+
+    def on_train_start(self, *args: Any) -> None:
+        """Start the clock."""
+        super().on_train_start(*args)
+        self._eta.start(args[0])
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Without the version number, with the ETA."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        if "train/images_per_s" in metrics:
+            metrics["images/s"] = round(float(metrics.pop("train/images_per_s")))
+        metrics["ETA"] = clock(self._eta.seconds(trainer))
+        return metrics
+
+
+class PlainLines(ProgressBar):
+    """Lines of text for logs: step, bits/dim, images/s and ETA, every few seconds and after validations.
+
+    Args:
+        every_seconds: time between two lines of training.
+    """
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        super().__init__()
+        check_positive("callbacks.progress.every_seconds", every_seconds, zero=True)
+        self.every_seconds = every_seconds
+        self._enabled = True
+        self._last = 0.0
+        self._eta = Eta()
+
+    def disable(self) -> None:
+        """Lightning disables it on all devices but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """The opposite."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks."""
+        self._eta.start(trainer)
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A line when it is time for one."""
+        now = time.monotonic()
+        if now - self._last >= self.every_seconds:
+            self._last = now
+            self._line(trainer, pl_module, "train", "train/{unit}_step")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A line for every validation of a training run."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._line(trainer, pl_module, "val", "val/{unit}")
+
+    def _line(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str, key: str) -> None:
+        if not self._enabled:
+            return
+        assert isinstance(pl_module, FlowModule)
+        metrics, total = trainer.callback_metrics, trainer.estimated_stepping_batches
+        value = metrics.get(key.format(unit=pl_module.unit))
+        rate = metrics.get("train/images_per_s")
+        parts = [
+            f"step {trainer.global_step}" + (f"/{total:.0f}" if math.isfinite(total) else ""),
+            f"epoch {trainer.current_epoch + 1}",
+            f"{what} {float(value):.3f} {UNITS[pl_module.unit]}" if value is not None else what,
+            f"{float(rate):,.0f} {'images' if pl_module.is_image else 'points'}/s" if rate is not None else "",
+            f"ETA {clock(self._eta.seconds(trainer))}",
+        ]
+        print(", ".join(p for p in parts if p), flush=True)
+
+
+def progress(every_seconds: float = 10.0) -> ProgressBar:
+    """A bar when standard output is a terminal, else plain lines."""
+    return Bar() if sys.stdout.isatty() else PlainLines(every_seconds)

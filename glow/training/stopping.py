@@ -1,0 +1,50 @@
+"""Ctrl-C without loss."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+
+class StopGracefully(L.Callback):
+    """Treat the first Ctrl-C (SIGINT) like SIGTERM: finish the step, save, stop. A second one stops at once.
+
+    Lightning's own answer is to stop anywhere, possibly between two halves of a step.  ``received`` is
+    the signal that stopped the run, if one did.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over SIGINT."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            rank_zero_info("\nstopping after this step (Ctrl-C again stops at once)")
+            self.received = signal.Signals(number)
+            # The flag that Lightning's loops look at between steps.
+            trainer._signal_connector.received_sigterm = True
+            signal.signal(number, self._previous)
+
+        self._previous = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, handle)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give it back."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give it back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
