@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ NOISE = (
     "You're using the WeightAveraging callback, but",  # the test evaluates both kinds of weights itself
     "The number of training batches",  # fewer than log_every_n_steps: the epoch's figures are logged
     "GPU available but not used",
+    "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 on torch 2.11
 )
 
 
@@ -45,7 +48,8 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the errors can be told here
     for beginning in NOISE:
-        warnings.filterwarnings("ignore", beginning)
+        warnings.filterwarnings("ignore", re.escape(beginning))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(command)()
     except UsageError as error:

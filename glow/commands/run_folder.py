@@ -18,7 +18,6 @@ MAY_DIFFER = (
     "resume",
     "run_dir",
     "output_dir",
-    "dataset.root",
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.max_time",

@@ -68,25 +68,27 @@ class ImageFolder(ArrayData):
 
     def load(self, split: Split) -> Arrays | None:
         """uint8 (N, C, S, S), labels (N,) or None when there are no class folders."""
-        folder = self.root / split
-        has_splits = (self.root / "train").is_dir()
-        if has_splits and folder.is_dir():
-            return self._read(_pictures(folder), folder)
+        has_train = (self.root / "train").is_dir()
+        if split != "train" and has_train and (own := self.root / split).is_dir():
+            return self._read(_pictures(own), own)
         if split == "val":
             return None
-        # `test` is to be held out of the training pictures, of which there may be a folder or not.
-        folder = self.root / "train" if has_splits else self.root
+        folder = self.root / "train" if has_train else self.root
         pictures = _pictures(folder)
-        if not (has_splits and (self.root / "test").is_dir()):
-            n = round(len(pictures) * self.test_size) if self.test_size < 1 else int(self.test_size)
-            if not 0 < n < len(pictures):
-                raise UsageError(
-                    f"dataset.test_size={self.test_size} takes {n} of the {len(pictures)} pictures in {folder}; "
-                    "at least one must be left on either side"
-                )
-            order = torch.randperm(len(pictures), generator=generator("cpu", "test", self.seed)).tolist()
-            pictures = [pictures[i] for i in sorted(order[n:] if split == "train" else order[:n])]
+        if not (has_train and (self.root / "test").is_dir()):
+            pictures = self._train_or_test(pictures, folder, split)
         return self._read(pictures, folder)
+
+    def _train_or_test(self, pictures: list[Path], folder: Path, split: Split) -> list[Path]:
+        """The part of the pictures that is the split, when there is no folder for testing."""
+        n = round(len(pictures) * self.test_size) if self.test_size < 1 else int(self.test_size)
+        if not 0 < n < len(pictures):
+            raise UsageError(
+                f"dataset.test_size={self.test_size} takes {n} of the {len(pictures)} pictures in {folder}; "
+                "at least one must be left on either side"
+            )
+        order = torch.randperm(len(pictures), generator=generator("cpu", "test", self.seed)).tolist()
+        return [pictures[i] for i in sorted(order[n:] if split == "train" else order[:n])]
 
     def _read(self, pictures: Sequence[Path], folder: Path) -> Arrays:
         self._check_memory(len(pictures))

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -94,11 +93,6 @@ class FlowModule(L.LightningModule):
         self.test_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "test", batch_idx)))
         self.log(f"test/{self.unit}", self.test_mean, batch_size=len(batch[0]))
 
-    def on_test_batch_end(self, *args: Any) -> None:
-        """Lightning's evaluation loop does not look for SIGTERM."""
-        if self.trainer.received_sigterm:
-            raise SIGTERMException
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm, and stop before weights are touched by numbers that are not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -127,9 +121,9 @@ class FlowModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The configured optimizer with a learning rate that changes per step."""
         optimizer = build_optimizer(self.parameters(), self.optimizer_config)
-        total, epochs = float(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
-        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        per_epoch = total / epochs if epochs and epochs > 0 and self.trainer.max_steps < 0 else batches
+        total = float(self.trainer.estimated_stepping_batches)
+        self.trainer.fit_loop.setup_data()  # which the estimate leaves out when only max_steps is set
+        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         schedule = build_schedule(optimizer, self.optimizer_config, per_epoch, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,0 +1,196 @@
+"""What is particular to one bijection."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from glow.bijections import (
+    ActNorm,
+    AffineCoupling,
+    Dequantize,
+    LUConv1x1,
+    Permutation,
+    PlainConv1x1,
+    Squeeze,
+    TopPrior,
+)
+from glow.errors import UsageError
+from glow.networks import MLP
+
+
+def test_squeeze_puts_channel_c_dy_dx_at_4c_2dy_dx() -> None:
+    x = torch.arange(2 * 4 * 4.0).view(1, 2, 4, 4)
+    z, _ = Squeeze()(x)
+    for c in range(2):
+        for dy in range(2):
+            for dx in range(2):
+                assert torch.equal(z[0, 4 * c + 2 * dy + dx], x[0, c, dy::2, dx::2])
+
+
+def test_squeeze_refuses_odd_sides() -> None:
+    with pytest.raises(UsageError, match="even height and width, got 3x4"):
+        Squeeze()(torch.zeros(1, 1, 3, 4))
+
+
+def test_actnorm_standardizes() -> None:
+    layer = ActNorm(3)
+    x = torch.randn(64, 3, 5, 5) * torch.tensor([0.01, 1, 50]).view(3, 1, 1) + 7
+    layer.initialize(x)
+    z, _ = layer(x)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_lu_starts_as_a_rotation_and_forgets_nothing() -> None:
+    layer = LUConv1x1(6)
+    weight = layer.weight()
+    torch.testing.assert_close(weight @ weight.T, torch.eye(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.slogdet(weight)[1], layer.log_abs_det(), atol=1e-5, rtol=0)
+
+
+def test_the_dead_triangles_of_lu_do_not_matter() -> None:
+    layer = LUConv1x1(4)
+    weight = layer.weight().detach().clone()
+    with torch.no_grad():
+        layer.lower += torch.ones(4, 4).triu()
+        layer.upper += torch.ones(4, 4).tril()
+    torch.testing.assert_close(layer.weight(), weight)
+
+
+@pytest.mark.parametrize("kind", [LUConv1x1, PlainConv1x1])
+@pytest.mark.parametrize("edit", ["in place", "through .data", "load_state_dict", "dtype"])
+def test_the_cached_inverse_follows_the_weights(kind: type, edit: str) -> None:
+    layer = kind(4)
+    z = torch.randn(2, 4, 3, 3)
+    with torch.no_grad():
+        layer.inverse(z)
+        cached = layer._inverse
+        layer.inverse(z)
+        assert layer._inverse is cached, "the second call should have used the first one's inverse"
+        if edit == "in place":
+            next(layer.parameters()).add_(0.1)
+        elif edit == "through .data":
+            next(layer.parameters()).data.add_(0.1)
+        elif edit == "load_state_dict":
+            layer.load_state_dict(kind(4).state_dict())
+        else:
+            layer.double()
+            z = z.double()
+        x, _ = layer.inverse(z)
+        torch.testing.assert_close(layer(x)[0], z, atol=1e-5, rtol=1e-5)
+
+
+def test_float32_round_trip_of_an_ill_conditioned_matrix() -> None:
+    layer = LUConv1x1(8)
+    with torch.no_grad():
+        layer.logs += torch.linspace(-4, 4, 8)
+        x = torch.randn(4, 8, 2, 2)
+        torch.testing.assert_close(layer.inverse(layer(x)[0])[0], x, atol=2e-3, rtol=0)
+
+
+def test_permutations() -> None:
+    x = torch.arange(4.0).view(1, 4, 1, 1)
+    assert Permutation.reverse(4)(x)[0].flatten().tolist() == [3, 2, 1, 0]
+    assert sorted(Permutation.shuffle(4)(x)[0].flatten().tolist()) == [0, 1, 2, 3]
+
+
+class TestDequantize:
+    @pytest.mark.parametrize("bits", [1, 5, 8])
+    def test_the_formula_of_the_release(self, bits: int) -> None:
+        levels = 2**bits
+        q = torch.arange(levels, dtype=torch.uint8).view(1, 1, 1, levels)
+        noise = torch.rand(q.shape)
+        z, log_det = Dequantize(levels)(q, noise=noise)
+        expected = q.float() / levels - 0.5 + noise / levels
+        torch.testing.assert_close(z, expected)
+        assert log_det.item() == pytest.approx(-levels * math.log(levels))
+
+    def test_log_det_is_the_jacobian_of_the_scaling(self) -> None:
+        layer = Dequantize(17)
+        q = torch.randint(17, (1, 1, 2, 2))
+
+        def f(noise: torch.Tensor) -> torch.Tensor:
+            return layer(q, noise=noise)[0].flatten()
+
+        jacobian = torch.autograd.functional.jacobian(f, torch.rand(1, 1, 2, 2, dtype=torch.float64))
+        expected = torch.linalg.slogdet(jacobian.view(4, 4))[1]
+        torch.testing.assert_close(layer(q, noise=torch.tensor(0.5).double())[1][0], expected)
+
+    @pytest.mark.parametrize("levels", [2, 17, 32, 256])
+    def test_every_level_comes_back(self, levels: int) -> None:
+        layer = Dequantize(levels)
+        q = torch.arange(levels, dtype=torch.uint8).view(1, -1)
+        for noise in (0.001, 0.5, 0.999):
+            assert torch.equal(layer.inverse(layer(q, noise=torch.tensor(noise))[0])[0], q)
+
+    def test_noise_stays_inside_the_bin(self) -> None:
+        layer = Dequantize(256)
+        z, _ = layer(torch.full((1, 10_000), 7, dtype=torch.uint8))
+        assert z.min() >= 7 / 256 - 0.5
+        assert z.max() <= 8 / 256 - 0.5
+        assert z.var() * 256**2 == pytest.approx(1 / 12, rel=0.1)
+
+    def test_refuses_floats_and_levels_out_of_range(self) -> None:
+        with pytest.raises(UsageError, match="integers from 0 to 255, got torch.float32"):
+            Dequantize(256)(torch.rand(1, 2))
+        with pytest.raises(UsageError, match="integers from 0 to 16, got values from 0 to 17"):
+            Dequantize(17)(torch.tensor([[0, 17]]))
+        with pytest.raises(UsageError, match="grey_levels must be between 2 and 256, got 1"):
+            Dequantize(1)
+
+    def test_counts_what_is_not_finite(self) -> None:
+        z = torch.zeros(3, 4)
+        z[1, 2] = float("nan")
+        with pytest.warns(UserWarning, match="1 of 3 images"):
+            x, _ = Dequantize(256).inverse(z)
+        assert x[1, 2] == 0
+
+
+class TestAffineCoupling:
+    def test_shift_and_scale_are_interleaved_and_applied_as_in_the_release(self) -> None:
+        coupling = AffineCoupling(MLP(2, 4, 8))
+        h = torch.tensor([[0.5, 0.0, -1.0, 3.0]])
+        x = torch.tensor([[2.0, 4.0]])
+        scale = torch.sigmoid(torch.tensor([0.0, 3.0]) + 2)
+        z, log_det = coupling.transform(x, h)
+        torch.testing.assert_close(z, (x + torch.tensor([[0.5, -1.0]])) * scale)
+        torch.testing.assert_close(log_det, scale.log().sum()[None])
+
+    def test_the_lower_bound_bounds(self) -> None:
+        coupling = AffineCoupling(MLP(2, 4, 8), min_scale=0.25).eval()
+        _, log_det = coupling.transform(torch.zeros(1, 2), torch.full((1, 4), -100.0))
+        assert log_det.item() == pytest.approx(2 * math.log(0.25))
+        assert coupling.smallest_scale.item() == pytest.approx(0.25)
+
+    def test_logsigmoid_does_not_overflow(self) -> None:
+        coupling = AffineCoupling(MLP(2, 4, 8))
+        _, log_det = coupling.transform(torch.zeros(1, 2), torch.full((1, 4), -200.0))
+        assert log_det.item() == pytest.approx(-396)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"scale": "sigmoyd"}, "scale='sigmoyd' is not one of sigmoid, tanh; did you mean 'sigmoid'"),
+            ({"min_scale": 1.0}, r"min_scale must be in \[0, 1\)"),
+            ({"min_scale": 0.1, "scale": "tanh"}, "needs scale='sigmoid'"),
+        ],
+    )
+    def test_bad_arguments(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            AffineCoupling(MLP(2, 4, 8), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_top_prior_of_a_class_is_that_class_s_gaussian() -> None:
+    prior = TopPrior(2, classes=3)
+    with torch.no_grad():
+        prior.bias.copy_(torch.tensor([1.0, 2.0, 0.0, 0.0]))
+        prior.embedding.weight[2] = torch.tensor([0.0, 1.0, math.log(2), 0.0])
+    z = torch.randn(1, 2, 2, 2)
+    eps, log_det = prior(z, torch.tensor([2]))
+    mean, sd = torch.tensor([1.0, 3.0]).view(2, 1, 1), torch.tensor([2.0, 1.0]).view(2, 1, 1)
+    normal = torch.distributions.Normal(mean, sd)
+    standard = torch.distributions.Normal(0, 1)
+    torch.testing.assert_close(standard.log_prob(eps).sum() + log_det[0], normal.log_prob(z).sum())

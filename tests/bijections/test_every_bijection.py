@@ -1,0 +1,196 @@
+"""What must hold of every bijection, checked on every one of them in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from glow.bijections import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    Bijection,
+    Composition,
+    LUConv1x1,
+    MultiScale,
+    Permutation,
+    PlainConv1x1,
+    SplitPrior,
+    Squeeze,
+    TopPrior,
+)
+from glow.networks import MLP, ConvNet, ZeroConv2d
+
+CHANNELS = 4
+
+
+def image_net(given: int, out: int) -> nn.Module:
+    return ConvNet(given, out, width=8)
+
+
+@dataclass
+class Case:
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (CHANNELS, 2, 2)
+    context: Callable[[int], Tensor] | None = None
+
+
+def multiscale() -> nn.Module:
+    def level(channels: int) -> Bijection:
+        half = channels // 2
+        return Composition(
+            [Squeeze(), ActNorm(channels), LUConv1x1(channels), AffineCoupling(image_net(half, 2 * half))]
+        )
+
+    return MultiScale([level(4), level(8)], [SplitPrior(ZeroConv2d(2, 4))], TopPrior(8, classes=3))
+
+
+def labels(n: int) -> Tensor:
+    return torch.arange(n) % 3
+
+
+CASES: dict[str, Case] = {
+    "actnorm": Case(lambda: ActNorm(CHANNELS)),
+    "actnorm of vectors": Case(lambda: ActNorm(3), (3,)),
+    "lu": Case(lambda: LUConv1x1(CHANNELS)),
+    "lu of vectors": Case(lambda: LUConv1x1(5), (5,)),
+    "plain 1x1": Case(lambda: PlainConv1x1(CHANNELS)),
+    "reverse": Case(lambda: Permutation.reverse(CHANNELS)),
+    "shuffle": Case(lambda: Permutation.shuffle(CHANNELS)),
+    "squeeze": Case(Squeeze),
+    "additive": Case(lambda: AdditiveCoupling(image_net(2, 2))),
+    "additive swapped": Case(lambda: AdditiveCoupling(image_net(2, 2), swap=True)),
+    "affine sigmoid": Case(lambda: AffineCoupling(image_net(2, 4))),
+    "affine sigmoid bounded": Case(lambda: AffineCoupling(image_net(2, 4), min_scale=0.1)),
+    "affine tanh of vectors": Case(lambda: AffineCoupling(MLP(2, 4, 8), scale="tanh"), (4,)),
+    "affine tanh, odd, swapped": Case(lambda: AffineCoupling(MLP(3, 4, 8), swap=True, scale="tanh"), (5,)),
+    "split prior": Case(
+        lambda: SplitPrior(ZeroConv2d(CHANNELS, 2 * CHANNELS)),
+        context=lambda n: torch.randn(n, CHANNELS, 2, 2, dtype=torch.float64),
+    ),
+    "top prior": Case(lambda: TopPrior(CHANNELS)),
+    "top prior with classes": Case(lambda: TopPrior(CHANNELS, classes=3), context=labels),
+    "composition": Case(lambda: Composition([ActNorm(CHANNELS), Squeeze(), LUConv1x1(4 * CHANNELS)])),
+    "multi-scale": Case(multiscale, (1, 4, 4), labels),
+}
+
+
+@pytest.fixture(params=CASES, ids=lambda name: name.replace(" ", "-"))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def made(case: Case) -> nn.Module:
+    """The module in float64, its parameters moved away from the identity that most start at."""
+    module = case.make().double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return module
+
+
+def flat(z: Tensor | list[Tensor]) -> Tensor:
+    return torch.cat([t.flatten(1) for t in (z if isinstance(z, list) else [z])], dim=1)
+
+
+def inputs(case: Case, n: int = 3) -> tuple[Tensor, Tensor | None]:
+    return torch.randn(n, *case.shape, dtype=torch.float64), case.context(n) if case.context else None
+
+
+def test_round_trip(case: Case) -> None:
+    module, (x, context) = made(case), inputs(case)
+    z, log_det = module(x, context)
+    back, inverse_log_det = module.inverse(z, context)
+    torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(inverse_log_det, -log_det, rtol=1e-9, atol=1e-9)
+
+
+def test_log_det_is_that_of_the_autograd_jacobian(case: Case) -> None:
+    module, (x, context) = made(case), inputs(case)
+    _, log_det = module(x, context)
+    for i in range(len(x)):
+        one = None if context is None else context[i : i + 1]
+
+        def f(v: Tensor, one: Tensor | None = one) -> Tensor:
+            return flat(module(v.view(1, *case.shape), one)[0])[0]
+
+        jacobian = torch.autograd.functional.jacobian(f, x[i].flatten())
+        expected = torch.linalg.slogdet(jacobian)[1]
+        torch.testing.assert_close(log_det[i], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_gradients_reach_every_parameter(case: Case) -> None:
+    module, (x, context) = made(case), inputs(case)
+    z, log_det = module(x.requires_grad_(), context)
+    (flat(z).square().sum() + log_det.sum()).backward()
+    assert x.grad is not None
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_gradients_of_the_inverse_reach_every_parameter(case: Case) -> None:
+    module, (x, context) = made(case), inputs(case)
+    z, _ = module(x, context)
+    z = [t.detach().requires_grad_() for t in z] if isinstance(z, list) else z.detach().requires_grad_()
+    back, log_det = module.inverse(z, context)
+    (back.pow(3).sum() + log_det.sum()).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_elements_of_a_batch_are_independent(case: Case) -> None:
+    module, (x, context) = made(case), inputs(case)
+    z, log_det = module(x, context)
+    for i in range(len(x)):
+        alone, alone_log_det = module(x[i : i + 1], None if context is None else context[i : i + 1])
+        torch.testing.assert_close(flat(alone)[0], flat(z)[i])
+        torch.testing.assert_close(alone_log_det[0], log_det[i])
+
+
+def test_shapes(case: Case) -> None:
+    module, (x, context) = made(case), inputs(case)
+    z, log_det = module(x, context)
+    assert log_det.shape == (len(x),)
+    if isinstance(module, MultiScale):
+        assert [tuple(t.shape[1:]) for t in z] == module.latent_shapes(case.shape)
+    else:
+        assert tuple(z.shape[1:]) == module.output_shape(case.shape)
+    assert flat(z).shape == (len(x), math.prod(case.shape))
+
+
+def test_state_dict_round_trip(case: Case) -> None:
+    first, second = made(case), made(case)
+    x, context = inputs(case)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(flat(second(x, context)[0]), flat(first(x, context)[0]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_leaves_the_algebra_in_its_dtype(case: Case, dtype: torch.dtype) -> None:
+    """With coupling networks that ignore autocast, bf16 autocast changes nothing at all."""
+    module, (x, context) = made(case).to(dtype), inputs(case)
+    x = x.to(dtype)
+    context = context.to(dtype) if context is not None and context.is_floating_point() else context
+    for sub in module.modules():
+        if isinstance(sub, (AffineCoupling, AdditiveCoupling)):
+            sub.network.forward = partial(_without_autocast, sub.network.forward)  # type: ignore[method-assign]
+    z, log_det = module(x, context)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z16, log_det16 = module(x, context)
+        back, _ = module.inverse(z16, context)
+    assert flat(z16).dtype == log_det16.dtype == back.dtype == dtype
+    torch.testing.assert_close(flat(z16), flat(z), rtol=0, atol=0)
+    torch.testing.assert_close(log_det16, log_det, rtol=0, atol=0)
+
+
+def _without_autocast(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return forward(x)

@@ -1,0 +1,96 @@
+"""Fixtures that every room uses."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from glow.commands.cli import CONF
+from glow.commands.train import train
+
+ROOT = CONF.parent
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> None:
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """``run("dataset=digits", ...)``: what ``python train.py ...`` does, in this process, below tmp_path."""
+
+    def call(*overrides: str) -> dict[str, Any]:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose("train", [f"output_dir={tmp_path}/outputs", *overrides])
+        return train(cfg)
+
+    return call
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """The format of the MNIST files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def fake_mnist(tmp_path: Path) -> Path:
+    """A root with 200 training and 60 test images in torchvision's layout, for MNIST and Fashion-MNIST."""
+    rng = np.random.default_rng(0)
+    for kind in ("MNIST", "FashionMNIST"):
+        for stem, n in (("train", 200), ("t10k", 60)):
+            raw = tmp_path / "data" / kind / "raw"
+            write_idx(raw / f"{stem}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28)))
+            write_idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(n) % 10)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def fake_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with CIFAR-10's files, 40 training and 20 test images; torchvision is told their checksums."""
+    rng = np.random.default_rng(0)
+    base = tmp_path / "data" / "cifar-10-batches-py"
+    base.mkdir(parents=True)
+
+    def write(name: str, content: dict[str, Any]) -> str:
+        data = pickle.dumps(content)
+        (base / name).write_bytes(data)
+        return hashlib.md5(data).hexdigest()
+
+    def batch(name: str, n: int) -> list[str]:
+        pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
+        return [name, write(name, {"data": pixels, "labels": [i % 10 for i in range(n)]})]
+
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [batch(f"data_batch_{i}", 8) for i in range(1, 6)])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [batch("test_batch", 20)])
+    md5 = write("batches.meta", {"label_names": list("abcdefghij")})
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5}
+    )
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """Forty small pictures in two class folders."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "pictures"

@@ -1,0 +1,118 @@
+"""The recipes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glow.errors import UsageError
+from glow.models import build, glow, realnvp
+
+
+def count(flow: torch.nn.Module) -> int:
+    return sum(p.numel() for p in flow.parameters())
+
+
+def test_the_paper_s_cifar10_model() -> None:
+    """44 M parameters, worked out layer by layer; the latents of L=3."""
+    width, depth, total, channels = 512, 32, 0, 3
+    for level in range(3):
+        channels *= 4
+        half = channels // 2
+        net = (9 * half * width + 2 * width) + (width * width + 2 * width) + (9 * width * channels + 2 * channels)
+        total += depth * (2 * channels + (2 * channels * channels + channels) + net)
+        if level < 2:
+            channels //= 2
+            total += 9 * channels * 2 * channels + 2 * 2 * channels
+    total += 2 * channels
+    with torch.device("meta"):
+        flow = glow((3, 32, 32))
+    assert count(flow) == total == 44_152_272
+    assert flow.latent_shapes == [(6, 16, 16), (12, 8, 8), (48, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"), [((1, 28, 28), 2), ((3, 32, 32), 3), ((1, 8, 8), 3), ((3, 64, 96), 3), ((1, 6, 4), 1)]
+)
+def test_levels_follow_the_image(shape: tuple[int, ...], levels: int) -> None:
+    assert len(glow(shape, depth=1, width=4).latent_shapes) == levels
+
+
+@pytest.mark.parametrize("coupling", ["affine", "additive"])
+@pytest.mark.parametrize("permutation", ["lu", "plain", "reverse", "shuffle"])
+def test_every_variant_of_glow_trains(coupling: str, permutation: str) -> None:
+    flow = glow((1, 8, 8), 17, depth=2, width=8, coupling=coupling, permutation=permutation, learned_top=False)
+    x = torch.randint(17, (16, 1, 8, 8))
+    flow.initialize(x)
+    optimizer = torch.optim.Adamax(flow.parameters(), 1e-2)
+    noise = torch.rand(x.shape)
+    losses = []
+    for _ in range(15):
+        loss = -flow.log_prob(x, noise=noise).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"levels": 3, "image_shape": (1, 28, 28)}, "levels=3 .* 28x28 takes at most levels=2"),
+        ({"image_shape": (1, 9, 8)}, "even height and width, got 9x8"),
+        ({"image_shape": (2,)}, r"glow models images \(C, H, W\), but the data has shape \(2,\)"),
+        ({"depth": 0}, "depth must be an integer above zero, got 0"),
+        ({"width": 1.5}, "width must be an integer above zero, got 1.5"),
+        ({"levels": -1}, "levels must be an integer above zero, got -1"),
+        ({"coupling": "afine"}, "coupling='afine' is not one of affine, additive; did you mean 'affine'"),
+        ({"permutation": "rotate"}, "permutation='rotate' is not one of lu, plain, reverse, shuffle"),
+        ({"grey_levels": 1000}, "grey_levels must be between 2 and 256"),
+        ({"class_conditional": True, "classes": None}, "set dataset.classes"),
+    ],
+)
+def test_bad_arguments_of_glow(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        glow(**{"image_shape": (1, 8, 8), "depth": 1, "width": 4, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shape": (1, 8, 8)}, "realnvp models vectors"),
+        ({"shape": (1,)}, "two or more dimensions"),
+        ({"layers": 0}, "layers must be an integer above zero"),
+        ({"hidden": "big"}, "hidden must be an integer above zero, got 'big'"),
+    ],
+)
+def test_bad_arguments_of_realnvp(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        realnvp(**{"shape": (2,), **arguments})  # type: ignore[arg-type]
+
+
+def test_realnvp_moves_every_dimension() -> None:
+    flow = realnvp((3,), layers=2, hidden=8)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.5
+    x = torch.zeros(1, 3)
+    assert (flow.encode(x)[0] != x).all()
+
+
+class TestBuild:
+    def test_from_a_plain_dict(self) -> None:
+        flow = build({"name": "tiny", "family": "glow", "image_shape": [1, 8, 8], "depth": 1, "width": 4})
+        assert flow.event_shape == (1, 8, 8)
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ({"family": "glo"}, "model.family='glo' is not one of glow, realnvp; did you mean 'glow'"),
+            ({"family": "glow", "image_shape": [1, 8, 8], "dept": 3}, "model.dept is not an option of glow; did you mean 'depth'"),
+            ({"family": "glow"}, "model.image_shape is missing"),
+            ({"family": "os.system"}, "is not one of"),
+        ],
+    )
+    def test_bad_ones(self, config: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            build(config)

@@ -1,0 +1,298 @@
+"""What happens inside training: loss, EMA, precision, failures, resuming."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from glow.bijections import ActNorm, AffineCoupling
+from glow.data import Digits
+from glow.errors import NonFiniteError
+from glow.models import build
+from glow.training import EMA, FlowModule, Initialize, LastCheckpoint
+
+MODEL = {"family": "glow", "image_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 16}
+OPTIMIZER = {"name": "adamax", "lr": 2e-3, "warmup_epochs": 0.2}
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+
+
+def digits(**options: Any) -> Digits:
+    return Digits(**{"name": "digits", "shape": [1, 8, 8], "grey_levels": 17, "batch_size": 128, **options})
+
+
+def trained(callbacks: list[L.Callback] | None = None, module: FlowModule | None = None, **options: Any):  # noqa: ANN201
+    L.seed_everything(0, verbose=False)
+    module = module or FlowModule(MODEL, OPTIMIZER)
+    trainer = L.Trainer(**{**QUIET, "max_epochs": 1, **options}, callbacks=[Initialize(), *(callbacks or [])])
+    trainer.fit(module, digits())
+    return module, trainer
+
+
+class Record(L.Callback):
+    """The loss of every step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+        self.losses.append(outputs["loss"].item())
+
+
+def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
+    record = Record()
+    module, trainer = trained([record], max_epochs=3)
+    assert record.losses[-1] < record.losses[0] - 0.3
+    data = trainer.datamodule
+    x = data.splits["val"][0]
+    batches = list(data.val_dataloader())
+    module.eval()
+    with torch.no_grad():
+        each = torch.cat(
+            [module.loss(b, module._evaluation_noise(b[0], "val", i)) for i, b in enumerate(batches)]
+        )
+    assert len(each) == len(x) == 144
+    assert trainer.callback_metrics["val/bpd"].item() == pytest.approx(each.mean().item(), rel=1e-5)
+
+
+def test_bits_per_dim_of_an_independent_gaussian_is_reached() -> None:
+    """The loss is comparable with a model fitted by hand: it must beat independent Gaussians per pixel."""
+    module, trainer = trained(max_epochs=25)
+    data = trainer.datamodule
+    train, val = (data.splits[s][0].double() + 0.5 for s in ("train", "val"))
+    gaussian = torch.distributions.Normal(train.mean(0), train.std(0) + 0.3)
+    baseline = -gaussian.log_prob(val).flatten(1).sum(1).mean() / (64 * math.log(2))
+    assert trainer.callback_metrics["val/bpd"] < baseline - 0.3
+
+
+class TestInitialization:
+    def test_before_the_ema_copy(self) -> None:
+        ema = EMA()
+        module, _ = trained([ema], max_steps=1)
+        average = ema._average_model.module.flow  # type: ignore[union-attr]
+        assert average.initialized
+        assert module.flow.initialized
+        assert all((m.logs != 0).any() for m in average.modules() if isinstance(m, ActNorm))
+
+    def test_the_same_on_every_device(self) -> None:
+        """Only the seed and the weights matter, not the state of the global generator."""
+        states = []
+        for _ in range(2):
+            L.seed_everything(0, verbose=False)
+            module, data = FlowModule(MODEL, OPTIMIZER), digits()
+            torch.manual_seed(len(states))
+            trainer = L.Trainer(**QUIET, max_epochs=0, callbacks=[Initialize()])
+            trainer.fit(module, data)
+            states.append(module.flow.state_dict())
+        assert all(torch.equal(states[0][k], states[1][k]) for k in states[0] if "extra" not in k)
+
+
+class TestEMAInTraining:
+    def test_validation_sees_the_average_and_training_the_raw_weights(self) -> None:
+        seen: dict[str, torch.Tensor] = {}
+
+        class Look(L.Callback):
+            def on_validation_batch_start(self, trainer, module, *args) -> None:  # noqa: ANN001
+                seen["val"] = next(module.parameters()).detach().clone()
+
+            def on_train_batch_end(self, trainer, module, *args) -> None:  # noqa: ANN001
+                seen["raw"] = next(module.parameters()).detach().clone()
+
+        ema = EMA(decay=0.99)
+        module, _ = trained([ema, Look()], max_epochs=2)
+        average = next(ema._average_model.module.parameters())  # type: ignore[union-attr]
+        assert torch.equal(seen["val"], average)
+        assert not torch.equal(seen["raw"], average)
+        assert torch.equal(next(module.parameters()), average), "after the fit, the module has the average"
+
+    def test_an_interrupted_validation_does_not_exchange_them(self, tmp_path: Path) -> None:
+        class Fail(L.Callback):
+            raw: torch.Tensor
+
+            def on_validation_batch_start(self, *args: Any) -> None:
+                raise RuntimeError("power cut")
+
+            def on_validation_start(self, trainer, module) -> None:  # noqa: ANN001
+                self.raw = next(module.parameters()).detach().clone()
+
+        fail, last, module = Fail(), LastCheckpoint(str(tmp_path)), FlowModule(MODEL, OPTIMIZER)
+        with pytest.raises(RuntimeError, match="power cut"):
+            trained([fail, EMA(), last], module, enable_checkpointing=True)
+        saved, name = torch.load(last.path, weights_only=True), next(iter(dict(module.named_parameters())))
+        assert torch.equal(saved["current_model_state"][name], fail.raw)
+        assert not torch.equal(saved["state_dict"][name], fail.raw)
+
+
+class TestNonFinite:
+    class Poison(L.Callback):
+        """NaN in one weight before a step."""
+
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def on_train_batch_start(self, trainer, module, *args) -> None:  # noqa: ANN001
+            if trainer.global_step == self.step:
+                with torch.no_grad():
+                    next(m for m in module.modules() if isinstance(m, ActNorm)).shift[0] = float("nan")
+
+    def test_the_message_names_the_step(self) -> None:
+        with pytest.raises(NonFiniteError, match=r"the loss is not finite at step 3; there is no checkpoint yet.*optimizer\.lr"):
+            trained([self.Poison(3)])
+
+    def test_it_names_the_last_checkpoint_and_leaves_it_as_it_was(self, tmp_path: Path) -> None:
+        last = LastCheckpoint(str(tmp_path))
+        with pytest.raises(NonFiniteError, match=rf"at step 14; the last checkpoint is .*{last.path.name}"):
+            trained([self.Poison(14), last], max_epochs=2, enable_checkpointing=True)
+        saved = torch.load(last.path, weights_only=True)
+        assert saved["global_step"] == 11
+        assert all(v.isfinite().all() for v in saved["state_dict"].values() if isinstance(v, torch.Tensor))
+
+    def test_a_gradient_alone(self) -> None:
+        class PoisonGradient(L.Callback):
+            def on_after_backward(self, trainer, module) -> None:  # noqa: ANN001
+                next(module.parameters()).grad.fill_(float("inf"))
+
+        with pytest.raises(NonFiniteError, match="the gradient is not finite at step 0"):
+            trained([PoisonGradient()])
+
+    def test_validation(self) -> None:
+        class PoisonValidation(L.Callback):
+            def on_validation_start(self, trainer, module) -> None:  # noqa: ANN001
+                next(module.parameters()).data.fill_(float("nan"))
+
+        with pytest.raises(NonFiniteError, match="the validation loss is not finite after step 11"):
+            trained([PoisonValidation()])
+
+
+class TestPrecision:
+    @pytest.fixture(scope="class")
+    def module(self) -> FlowModule:
+        torch.manual_seed(0)
+        return trained(max_epochs=6)[0].eval()
+
+    def test_bf16_agrees_with_float32_within_002_bits_per_dim(self, module: FlowModule) -> None:
+        x = load_digits_test()
+        noise = torch.rand(x.shape)
+        with torch.no_grad():
+            full = module.loss((x,), noise)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                half = module.loss((x,), noise)
+        assert half.dtype == torch.float32
+        assert (half - full).abs().mean() < 0.02
+        assert abs(half.mean() - full.mean()) < 0.02
+        assert not torch.equal(half, full), "the networks should have run in bf16"
+
+    def test_encode_decode_round_trips_under_bf16(self, module: FlowModule) -> None:
+        x = load_digits_test()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(module.flow.decode(module.flow.encode(x)), x)
+            noise = torch.rand(x.shape)
+            real = module.flow.dequantize(x, noise=noise)[0]
+            z, log_det = module.flow.bijection(real)
+            back, inverse_log_det = module.flow.bijection.inverse(z)
+        torch.testing.assert_close(back, real, atol=1e-4, rtol=0)
+        torch.testing.assert_close(inverse_log_det, -log_det, atol=1e-2, rtol=1e-4)
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+    def test_training_in_other_precisions(self, precision: str) -> None:
+        record = Record()
+        module, _ = trained([record], max_epochs=2, precision=precision)
+        assert record.losses[-1] < record.losses[0]
+        expected = torch.float64 if precision == "64-true" else torch.float32
+        assert {p.dtype for p in module.parameters()} == {expected}
+
+
+def load_digits_test() -> torch.Tensor:
+    data = digits()
+    data.setup("test")
+    return data.splits["test"][0][:64]
+
+
+def test_twenty_seeds_of_fifty_steps_stay_finite() -> None:
+    """At the full learning rate, without warm-up."""
+    data = digits()
+    data.setup("fit")
+    for seed in range(20):
+        torch.manual_seed(seed)
+        flow = build({**MODEL, "depth": 4})
+        x = data.splits["train"][0]
+        flow.initialize(x[:256])
+        optimizer = torch.optim.Adamax(flow.parameters(), 1e-3)
+        for _ in range(50):
+            loss = -flow.log_prob(x[torch.randint(len(x), (32,))]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            assert torch.isfinite(loss), f"seed {seed}"
+        assert all(p.isfinite().all() for p in flow.parameters())
+
+
+def test_a_trained_2d_density_integrates_to_one(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    run("experiment=two_moons", "trainer.max_steps=400", "callbacks.pictures=null", "callbacks.estimate=null")
+    module = FlowModule.load_from_checkpoint(tmp_path / "outputs/two_moons-realnvp/checkpoints/best.ckpt", weights_only=True)
+    flow = module.flow.double().eval()
+    axis = torch.linspace(-6, 6, 1201).double()
+    with torch.no_grad():
+        density = flow.log_prob(torch.cartesian_prod(axis, axis)).exp()
+    assert (density.sum() * (axis[1] - axis[0]) ** 2).item() == pytest.approx(1, abs=2e-3)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return {"ema": checkpoint["state_dict"], "raw": checkpoint["current_model_state"]}
+
+
+@pytest.mark.parametrize("stop_at", [5, 11, 14])
+def test_stopped_and_repeated_is_the_same_as_uninterrupted(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """SIGTERM in the middle of an epoch, at its end and in the next one; the last bit of every weight agrees."""
+    small = [
+        "model.depth=1", "model.width=8", "dataset.batch_size=128", "trainer.max_epochs=3", "shift=0.1",
+        "callbacks.pictures=null", "callbacks.estimate=null",
+    ]  # fmt: skip
+    whole = run("name=whole", *small)
+
+    def interrupt(self: FlowModule, *args: Any) -> None:
+        if self.trainer.global_step == stop_at:
+            self.trainer._signal_connector.received_sigterm = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FlowModule, "on_train_batch_end", interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            run("name=parts", *small)
+    assert stopped.value.code == 143
+    outputs = tmp_path / "outputs"
+    assert torch.load(outputs / "parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == stop_at
+    parts = run("name=parts", *small)
+    assert parts["test"] == whole["test"]
+    assert parts["steps"] == whole["steps"] == 33
+    first, second = weights(outputs / "whole"), weights(outputs / "parts")
+    for kind in ("ema", "raw"):
+        for name, value in first[kind].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, second[kind][name]), f"{kind} {name}"
+    with (outputs / "parts/metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["val/bpd"]]
+    assert steps == [10, 21, 32], "the curves of both parts must be there"
+
+
+def test_the_smallest_scale_is_logged() -> None:
+    module, trainer = trained(max_epochs=1)
+    smallest = min(m.smallest_scale.item() for m in module.modules() if isinstance(m, AffineCoupling))
+    assert trainer.callback_metrics["val/smallest_scale"].item() == pytest.approx(smallest)
+    assert 0 < smallest < 1

@@ -1,0 +1,88 @@
+"""Optimizers, schedules, averages and progress."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from glow.errors import UsageError
+from glow.training import EMA
+from glow.training.optimizers import build_optimizer, build_schedule, factor
+from glow.training.progress import clock
+
+PARAMETERS = [nn.Parameter(torch.zeros(1))]
+
+
+class TestOptimizers:
+    @pytest.mark.parametrize(
+        ("name", "cls"),
+        [("adamax", torch.optim.Adamax), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+    )
+    def test_by_name(self, name: str, cls: type) -> None:
+        optimizer = build_optimizer(PARAMETERS, {"name": name, "lr": 0.1, "betas": [0.8, 0.9], "decay": "none"})
+        assert type(optimizer) is cls
+        assert list(optimizer.defaults["betas"]) == [0.8, 0.9]
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ({"name": "adamx", "lr": 1}, "optimizer.name='adamx' is not one of adamax, adam, adamw; did you mean"),
+            ({"name": "adam", "lr": -1}, "optimizer.lr must be a number above zero, got -1"),
+            ({"name": "adam", "lr": 1, "beta": 2}, "optimizer.beta is not an option of adam; did you mean 'betas'"),
+            ({"name": "adam", "lr": 1, "eps": -1.0}, "optimizer: Invalid epsilon"),
+        ],
+    )
+    def test_bad_ones(self, config: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            build_optimizer(PARAMETERS, config)
+
+
+class TestSchedule:
+    def test_warm_up_is_linear_per_step(self) -> None:
+        at = factor(9, math.inf)
+        assert [at(s) for s in (0, 4, 9, 10, 10_000)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+
+    def test_no_warm_up(self) -> None:
+        assert factor(0, math.inf)(0) == 1
+
+    def test_cosine_ends_at_zero(self) -> None:
+        at = factor(10, 110)
+        assert [at(s) for s in (10, 60, 110, 200)] == pytest.approx([1, 0.5, 0, 0])
+
+    @pytest.mark.parametrize(
+        ("config", "total", "message"),
+        [
+            ({"decay": "cosin"}, 10, "optimizer.decay='cosin' is not one of none, cosine"),
+            ({"decay": "cosine"}, math.inf, "optimizer.decay=cosine needs an end"),
+            ({"warmup_epochs": -1}, 10, "optimizer.warmup_epochs must be a number of at least zero"),
+        ],
+    )
+    def test_bad_ones(self, config: dict[str, Any], total: float, message: str) -> None:
+        optimizer = torch.optim.Adam(PARAMETERS)
+        with pytest.raises(UsageError, match=message):
+            build_schedule(optimizer, config, 10, total)
+
+
+class TestEMA:
+    def test_the_decay_warms_up(self) -> None:
+        """After n updates with weight n the average follows the recursion with d = min(d, (1+n)/(10+n))."""
+        ema, averaged = EMA(decay=0.9), [torch.zeros(1)]
+        expected = 0.0
+        for n in range(200):
+            ema._latest_update_step = n
+            ema._average(averaged, [torch.full((1,), float(n))], n)
+            decay = min(0.9, (1 + n) / (10 + n))
+            expected = decay * expected + (1 - decay) * n
+        assert averaged[0].item() == pytest.approx(expected, rel=1e-5)
+
+    def test_bad_decay(self) -> None:
+        with pytest.raises(UsageError, match=r"callbacks.ema.decay must be in \[0, 1\), got 1"):
+            EMA(decay=1)
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (5, 65.4, 3723, math.inf)] == ["0:05", "1:05", "1:02:03", "?"]
