@@ -28,9 +28,7 @@ def check_choice(name: str, value: object, options: Iterable[str]) -> None:
     """Raise ``UsageError`` unless ``value`` is one of ``options``."""
     options = list(options)
     if value not in options:
-        raise UsageError(
-            f"{name}={value!r} is not one of {', '.join(options)}{nearest(str(value), options)}"
-        )
+        raise UsageError(f"{name}={value!r} is not one of {', '.join(options)}{nearest(str(value), options)}")
 
 
 def check_positive(name: str, value: object, *, integer: bool = False, zero: bool = False) -> None:

@@ -170,11 +170,11 @@ class Flow(nn.Module):
         """The floating-point type of the parameters, which is that of the latents and densities."""
         return next(self.parameters()).dtype
 
-    def _to_latents(
-        self, x: Tensor, y: Tensor | None, noise: Tensor | None
-    ) -> tuple[list[Tensor], Tensor]:
+    def _to_latents(self, x: Tensor, y: Tensor | None, noise: Tensor | None) -> tuple[list[Tensor], Tensor]:
         if tuple(x.shape[1:]) != self.event_shape:
-            raise UsageError(f"x must have shape (B, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
+            raise UsageError(
+                f"x must have shape (B, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}"
+            )
         self._check_labels(y, len(x))
         level_correction: Tensor | float = 0.0
         if self.dequantize:
@@ -189,9 +189,20 @@ class Flow(nn.Module):
             if y is not None:
                 raise UsageError("y was given, but this flow is not class-conditional")
             return
-        if y is None or y.is_floating_point() or tuple(y.shape) != (n,) or ((y < 0) | (y >= self.classes)).any():
-            got = "none" if y is None else f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
-            raise UsageError(f"y must be one integer label from 0 to {self.classes - 1} per element ({n},), got {got}")
+        if (
+            y is None
+            or y.is_floating_point()
+            or tuple(y.shape) != (n,)
+            or ((y < 0) | (y >= self.classes)).any()
+        ):
+            got = (
+                "none"
+                if y is None
+                else f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
+            )
+            raise UsageError(
+                f"y must be one integer label from 0 to {self.classes - 1} per element ({n},), got {got}"
+            )
 
     def get_extra_state(self) -> dict[str, Any]:
         """Keeps ``initialized`` in the state dict."""

@@ -18,7 +18,11 @@ from glow.models import glow, realnvp
 def images(n: int = 8, channels: int = 1, side: int = 8, levels: int = 256) -> Tensor:
     # Not uniform noise: neighbours are alike, as in pictures.
     smooth = torch.rand(n, channels, side // 4, side // 4).repeat_interleave(4, -1).repeat_interleave(4, -2)
-    return (smooth * 0.7 * levels + torch.rand(n, channels, side, side) * 0.3 * levels).long().clamp(0, levels - 1)
+    return (
+        (smooth * 0.7 * levels + torch.rand(n, channels, side, side) * 0.3 * levels)
+        .long()
+        .clamp(0, levels - 1)
+    )
 
 
 def randomized(flow: Flow) -> Flow:
@@ -214,7 +218,10 @@ class TestLabels:
         assert not torch.equal(draw(0)[1], each[1])
         assert draw(None).shape == (3, 1, 8, 8)
 
-    @pytest.mark.parametrize("y", [None, torch.tensor([0] * 7 + [3]), torch.tensor([-1] * 8), torch.zeros(8), torch.zeros(3).long()])
+    @pytest.mark.parametrize(
+        "y",
+        [None, torch.tensor([0] * 7 + [3]), torch.tensor([-1] * 8), torch.zeros(8), torch.zeros(3).long()],
+    )
     def test_bad_ones(self, conditional: Flow, y: Tensor | None) -> None:
         with pytest.raises(UsageError, match="y must be one integer label from 0 to 2"):
             conditional.log_prob(images(), y)

@@ -69,7 +69,9 @@ class Dequantize(Bijection):
         finite = torch.isfinite(z)
         if not finite.all():
             bad = int((~finite.flatten(1).all(1)).sum())
-            warnings.warn(f"{bad} of {len(z)} images have values that are not finite; drawn black", stacklevel=2)
+            warnings.warn(
+                f"{bad} of {len(z)} images have values that are not finite; drawn black", stacklevel=2
+            )
             z = torch.where(finite, z, -0.5)
         x = ((z + 0.5) * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8)
         return x, z.new_full((z.shape[0],), self._scale(z))

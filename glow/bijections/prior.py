@@ -72,7 +72,7 @@ class TopPrior(GaussianPrior):
 
     def __init__(self, channels: int, learned: bool = True, classes: int = 0) -> None:
         super().__init__()
-        self.register_parameter("bias", nn.Parameter(torch.zeros(2 * channels)) if learned else None)
+        self.bias = nn.Parameter(torch.zeros(2 * channels)) if learned else None
         self.embedding = nn.Embedding(classes, 2 * channels) if classes else None
         if self.embedding is not None:
             nn.init.zeros_(self.embedding.weight)

@@ -94,7 +94,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
+    for key in map(str, config):
         yield f"{prefix}{key}"
         if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
             value = config[key]

@@ -78,7 +78,9 @@ def check_same(folder: Path, cfg: DictConfig) -> bool:
     file = folder / "config.yaml"
     if not file.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"{folder} has files but no config.yaml, so it is not a run: choose another name=")
+            raise UsageError(
+                f"{folder} has files but no config.yaml, so it is not a run: choose another name="
+            )
         return False
     there = _flat(OmegaConf.load(file))
     here = _flat(cfg)
@@ -109,7 +111,7 @@ def _may_differ(key: str) -> bool:
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    plain: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     out: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, dict) and value:

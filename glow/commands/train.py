@@ -7,7 +7,6 @@ import math
 import platform
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from glow.commands.run_folder import check_same, choose_folder, is_finished
 from glow.data import ArrayData
 from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.bits import UNITS
-from glow.training import EMA, FlowModule, LastCheckpoint, Pictures, StopGracefully, Throughput
+from glow.training import FlowModule, LastCheckpoint, Pictures, StopGracefully, Throughput
 from glow.training.module import PRECISIONS
 from glow.training.progress import clock
 
@@ -229,7 +228,10 @@ def _say_results(results: dict[str, Any], folder: Path) -> None:
     print(f"test: {test} ({results['test_examples']:,} examples)")
     lines = [
         ("results.json", "the figures, with seed, versions and commit"),
-        (results.get("picture"), "what the model draws" + (", a row per temperature" if results["unit"] == "bits/dim" else "")),
+        (
+            results.get("picture"),
+            "what the model draws" + (", a row per temperature" if results["unit"] == "bits/dim" else ""),
+        ),
         ("samples/", "samples during training"),
         (results["checkpoint"], "the best weights by validation; last.ckpt beside it continues the run"),
         ("metrics.csv", f"all curves, also as: tensorboard --logdir {folder.parent}"),

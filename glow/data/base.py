@@ -96,7 +96,11 @@ class ArrayData(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        return self._loader("train", not trainer.overfit_batches, lambda: progress.ready)
+        return self._loader(
+            "train",
+            not trainer.overfit_batches,  # type: ignore[attr-defined]
+            lambda: progress.ready,
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Every validation example once."""
@@ -106,9 +110,7 @@ class ArrayData(L.LightningDataModule):
         """Every test example once."""
         return self._loader("test")
 
-    def _loader(
-        self, split: Split, shuffle: bool = False, done: Callable[[], int] = lambda: 0
-    ) -> DataLoader:
+    def _loader(self, split: Split, shuffle: bool = False, done: Callable[[], int] = lambda: 0) -> DataLoader:
         trainer = self.trainer
         devices = trainer.world_size if trainer else 1
         if self.batch_size % devices:

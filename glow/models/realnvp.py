@@ -10,9 +10,7 @@ from glow.flow import Flow
 from glow.networks import MLP
 
 
-def realnvp(
-    shape: Sequence[int], layers: int = 6, hidden: int = 64, hidden_layers: int = 2
-) -> Flow:
+def realnvp(shape: Sequence[int], layers: int = 6, hidden: int = 64, hidden_layers: int = 2) -> Flow:
     """Affine couplings with tanh-bounded scales; even ones move the second half, odd ones the first.
 
     Args:
@@ -25,7 +23,9 @@ def realnvp(
         UsageError: naming the argument that does not fit.
     """
     if len(shape) != 1 or shape[0] < 2:
-        raise UsageError(f"realnvp models vectors of two or more dimensions, but the data has shape {tuple(shape)}")
+        raise UsageError(
+            f"realnvp models vectors of two or more dimensions, but the data has shape {tuple(shape)}"
+        )
     for name, value in (("layers", layers), ("hidden", hidden), ("hidden_layers", hidden_layers)):
         check_positive(name, value, integer=True)
     first = shape[0] // 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -20,7 +22,7 @@ class MLP(nn.Sequential):
     def __init__(self, in_features: int, out_features: int, hidden: int = 64, layers: int = 2) -> None:
         sizes = [in_features, *[hidden] * layers]
         modules: list[nn.Module] = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             modules += [nn.Linear(a, b), nn.SiLU()]
         last = nn.Linear(sizes[-1], out_features)
         nn.init.zeros_(last.weight)

@@ -23,7 +23,9 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str) -> None:
-        super().__init__(dirpath=dirpath, filename="last", enable_version_counter=False, save_on_exception=True)
+        super().__init__(
+            dirpath=dirpath, filename="last", enable_version_counter=False, save_on_exception=True
+        )
 
     @property
     def path(self) -> Path:

@@ -51,7 +51,9 @@ class FlowModule(L.LightningModule):
         self.is_image = self.flow.dequantize is not None
         self.unit = "bpd" if self.is_image else "nll"
         # torchmetrics would drop NaN from a mean, with a warning.
-        self.train_mean, self.val_mean, self.test_mean = (MeanMetric(nan_strategy="disable") for _ in range(3))
+        self.train_mean, self.val_mean, self.test_mean = (
+            MeanMetric(nan_strategy="disable") for _ in range(3)
+        )
         self._loss = torch.tensor(0.0)
 
     def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
@@ -73,7 +75,9 @@ class FlowModule(L.LightningModule):
                 (len(x) * devices, *x.shape[1:]), generator=source, device=x.device, dtype=self.flow.dtype
             )[device::devices]
             if self.shift:
-                offsets = torch.rand((len(x) * devices, 2), generator=source, device=x.device)[device::devices]
+                offsets = torch.rand((len(x) * devices, 2), generator=source, device=x.device)[
+                    device::devices
+                ]
                 x = random_shift(x, self.shift, offsets)
         values = self.loss((x, *batch[1:]), noise)
         loss = values.mean()

@@ -37,7 +37,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: Mapping[str, Any
             raise UsageError(f"optimizer.{name} is not an option of {config['name']}{nearest(name, known)}")
     check_positive("optimizer.lr", arguments.get("lr"))
     try:
-        return cls(parameters, **arguments)  # type: ignore[arg-type, call-arg]
+        return cls(parameters, **arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"optimizer: {error}") from error
 

@@ -44,7 +44,9 @@ class Throughput(L.Callback):
         self._recent += len(batch[0]) * trainer.world_size
         elapsed = now - self._since
         if elapsed >= 1 or trainer.is_last_batch:
-            pl_module.log("train/images_per_s", self._recent / max(elapsed, 1e-9), prog_bar=True, batch_size=1)
+            pl_module.log(
+                "train/images_per_s", self._recent / max(elapsed, 1e-9), prog_bar=True, batch_size=1
+            )
             self.seconds += elapsed
             self.images += self._recent
             self._recent, self._since = 0, now
@@ -115,7 +117,7 @@ class Bar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if "train/images_per_s" in metrics:
-            metrics["images/s"] = round(float(metrics.pop("train/images_per_s")))
+            metrics["images/s"] = round(float(str(metrics.pop("train/images_per_s"))))
         metrics["ETA"] = clock(self._eta.seconds(trainer))
         return metrics
 
@@ -173,7 +175,9 @@ class PlainLines(ProgressBar):
             f"step {trainer.global_step}" + (f"/{total:.0f}" if math.isfinite(total) else ""),
             f"epoch {trainer.current_epoch + 1}",
             f"{what} {float(value):.3f} {UNITS[pl_module.unit]}" if value is not None else what,
-            f"{float(rate):,.0f} {'images' if pl_module.is_image else 'points'}/s" if rate is not None else "",
+            f"{float(rate):,.0f} {'images' if pl_module.is_image else 'points'}/s"
+            if rate is not None
+            else "",
             f"ETA {clock(self._eta.seconds(trainer))}",
         ]
         print(", ".join(p for p in parts if p), flush=True)

@@ -18,7 +18,7 @@ from glow.errors import UsageError
 DIGITS = {"name": "digits", "shape": [1, 8, 8], "batch_size": 64}
 
 
-def loaded(data):  # noqa: ANN001, ANN201
+def loaded(data):
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
@@ -143,7 +143,9 @@ class TestImageFolder:
         good = (picture_folder / "cat" / "0.png").read_bytes()
         (picture_folder / "cat" / "0.png").write_bytes(good[: len(good) // 2])
         (picture_folder / "dog" / "3.png").write_bytes(b"")
-        with pytest.raises(UsageError, match=r"of .* cannot be read, the first is .*\.png.*dataset.skip_broken=true"):
+        with pytest.raises(
+            UsageError, match=r"of .* cannot be read, the first is .*\.png.*dataset.skip_broken=true"
+        ):
             loaded(self.folder(picture_folder))
         data = loaded(self.folder(picture_folder, skip_broken=True))
         assert sum(len(x) for x, _ in data.splits.values()) == 38
@@ -168,7 +170,15 @@ class TestReadPicture:
         rgb = np.zeros((8, 8, 3), np.uint8)
         rgb[:, :4, 0], rgb[:, 4:] = 255, 128
         image = Image.fromarray(rgb)
-        for mode, suffix in [("RGB", "png"), ("P", "png"), ("L", "png"), ("1", "png"), ("CMYK", "tiff"), ("RGBA", "png"), ("LA", "png")]:
+        for mode, suffix in [
+            ("RGB", "png"),
+            ("P", "png"),
+            ("L", "png"),
+            ("1", "png"),
+            ("CMYK", "tiff"),
+            ("RGBA", "png"),
+            ("LA", "png"),
+        ]:
             path = tmp_path / f"{mode}.{suffix}"
             image.convert(mode).save(path)
             for channels in (1, 3):
@@ -209,7 +219,16 @@ class TestToy:
         assert not torch.equal(first.splits["train"][0][:20], first.splits["val"][0])
 
     def test_eight_gaussians_have_eight_modes(self) -> None:
-        data = Toy(kind="eight_gaussians", noise=0.01, name="m", shape=[2], batch_size=10, train_size=800, val_size=8, test_size=8)
+        data = Toy(
+            kind="eight_gaussians",
+            noise=0.01,
+            name="m",
+            shape=[2],
+            batch_size=10,
+            train_size=800,
+            val_size=8,
+            test_size=8,
+        )
         data.setup("fit")
         x = data.splits["train"][0]
         angles = (torch.atan2(x[:, 1], x[:, 0]) / (torch.pi / 4)).round() % 8

@@ -19,7 +19,11 @@ def test_the_paper_s_cifar10_model() -> None:
     for level in range(3):
         channels *= 4
         half = channels // 2
-        net = (9 * half * width + 2 * width) + (width * width + 2 * width) + (9 * width * channels + 2 * channels)
+        net = (
+            (9 * half * width + 2 * width)
+            + (width * width + 2 * width)
+            + (9 * width * channels + 2 * channels)
+        )
         total += depth * (2 * channels + (2 * channels * channels + channels) + net)
         if level < 2:
             channels //= 2
@@ -32,7 +36,8 @@ def test_the_paper_s_cifar10_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "levels"), [((1, 28, 28), 2), ((3, 32, 32), 3), ((1, 8, 8), 3), ((3, 64, 96), 3), ((1, 6, 4), 1)]
+    ("shape", "levels"),
+    [((1, 28, 28), 2), ((3, 32, 32), 3), ((1, 8, 8), 3), ((3, 64, 96), 3), ((1, 6, 4), 1)],
 )
 def test_levels_follow_the_image(shape: tuple[int, ...], levels: int) -> None:
     assert len(glow(shape, depth=1, width=4).latent_shapes) == levels
@@ -41,7 +46,9 @@ def test_levels_follow_the_image(shape: tuple[int, ...], levels: int) -> None:
 @pytest.mark.parametrize("coupling", ["affine", "additive"])
 @pytest.mark.parametrize("permutation", ["lu", "plain", "reverse", "shuffle"])
 def test_every_variant_of_glow_trains(coupling: str, permutation: str) -> None:
-    flow = glow((1, 8, 8), 17, depth=2, width=8, coupling=coupling, permutation=permutation, learned_top=False)
+    flow = glow(
+        (1, 8, 8), 17, depth=2, width=8, coupling=coupling, permutation=permutation, learned_top=False
+    )
     x = torch.randint(17, (16, 1, 8, 8))
     flow.initialize(x)
     optimizer = torch.optim.Adamax(flow.parameters(), 1e-2)
@@ -108,7 +115,10 @@ class TestBuild:
         ("config", "message"),
         [
             ({"family": "glo"}, "model.family='glo' is not one of glow, realnvp; did you mean 'glow'"),
-            ({"family": "glow", "image_shape": [1, 8, 8], "dept": 3}, "model.dept is not an option of glow; did you mean 'depth'"),
+            (
+                {"family": "glow", "image_shape": [1, 8, 8], "dept": 3},
+                "model.dept is not an option of glow; did you mean 'depth'",
+            ),
             ({"family": "glow"}, "model.image_shape is missing"),
             ({"family": "os.system"}, "is not one of"),
         ],

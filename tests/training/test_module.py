@@ -35,7 +35,7 @@ def digits(**options: Any) -> Digits:
     return Digits(**{"name": "digits", "shape": [1, 8, 8], "grey_levels": 17, "batch_size": 128, **options})
 
 
-def trained(callbacks: list[L.Callback] | None = None, module: FlowModule | None = None, **options: Any):  # noqa: ANN201
+def trained(callbacks: list[L.Callback] | None = None, module: FlowModule | None = None, **options: Any):
     L.seed_everything(0, verbose=False)
     module = module or FlowModule(MODEL, OPTIMIZER)
     trainer = L.Trainer(**{**QUIET, "max_epochs": 1, **options}, callbacks=[Initialize(), *(callbacks or [])])
@@ -49,7 +49,7 @@ class Record(L.Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.losses.append(outputs["loss"].item())
 
 
@@ -71,7 +71,7 @@ def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
 
 def test_bits_per_dim_of_an_independent_gaussian_is_reached() -> None:
     """The loss is comparable with a model fitted by hand: it must beat independent Gaussians per pixel."""
-    module, trainer = trained(max_epochs=25)
+    _, trainer = trained(max_epochs=25)
     data = trainer.datamodule
     train, val = (data.splits[s][0].double() + 0.5 for s in ("train", "val"))
     gaussian = torch.distributions.Normal(train.mean(0), train.std(0) + 0.3)
@@ -106,10 +106,10 @@ class TestEMAInTraining:
         seen: dict[str, torch.Tensor] = {}
 
         class Look(L.Callback):
-            def on_validation_batch_start(self, trainer, module, *args) -> None:  # noqa: ANN001
+            def on_validation_batch_start(self, trainer, module, *args) -> None:
                 seen["val"] = next(module.parameters()).detach().clone()
 
-            def on_train_batch_end(self, trainer, module, *args) -> None:  # noqa: ANN001
+            def on_train_batch_end(self, trainer, module, *args) -> None:
                 seen["raw"] = next(module.parameters()).detach().clone()
 
         ema = EMA(decay=0.99)
@@ -126,7 +126,7 @@ class TestEMAInTraining:
             def on_validation_batch_start(self, *args: Any) -> None:
                 raise RuntimeError("power cut")
 
-            def on_validation_start(self, trainer, module) -> None:  # noqa: ANN001
+            def on_validation_start(self, trainer, module) -> None:
                 self.raw = next(module.parameters()).detach().clone()
 
         fail, last, module = Fail(), LastCheckpoint(str(tmp_path)), FlowModule(MODEL, OPTIMIZER)
@@ -144,13 +144,16 @@ class TestNonFinite:
         def __init__(self, step: int) -> None:
             self.step = step
 
-        def on_train_batch_start(self, trainer, module, *args) -> None:  # noqa: ANN001
+        def on_train_batch_start(self, trainer, module, *args) -> None:
             if trainer.global_step == self.step:
                 with torch.no_grad():
                     next(m for m in module.modules() if isinstance(m, ActNorm)).shift[0] = float("nan")
 
     def test_the_message_names_the_step(self) -> None:
-        with pytest.raises(NonFiniteError, match=r"the loss is not finite at step 3; there is no checkpoint yet.*optimizer\.lr"):
+        with pytest.raises(
+            NonFiniteError,
+            match=r"the loss is not finite at step 3; there is no checkpoint yet.*optimizer\.lr",
+        ):
             trained([self.Poison(3)])
 
     def test_it_names_the_last_checkpoint_and_leaves_it_as_it_was(self, tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ class TestNonFinite:
 
     def test_a_gradient_alone(self) -> None:
         class PoisonGradient(L.Callback):
-            def on_after_backward(self, trainer, module) -> None:  # noqa: ANN001
+            def on_after_backward(self, trainer, module) -> None:
                 next(module.parameters()).grad.fill_(float("inf"))
 
         with pytest.raises(NonFiniteError, match="the gradient is not finite at step 0"):
@@ -171,7 +174,7 @@ class TestNonFinite:
 
     def test_validation(self) -> None:
         class PoisonValidation(L.Callback):
-            def on_validation_start(self, trainer, module) -> None:  # noqa: ANN001
+            def on_validation_start(self, trainer, module) -> None:
                 next(module.parameters()).data.fill_(float("nan"))
 
         with pytest.raises(NonFiniteError, match="the validation loss is not finite after step 11"):
@@ -243,7 +246,9 @@ def test_twenty_seeds_of_fifty_steps_stay_finite() -> None:
 
 def test_a_trained_2d_density_integrates_to_one(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     run("experiment=two_moons", "trainer.max_steps=400", "callbacks.pictures=null", "callbacks.estimate=null")
-    module = FlowModule.load_from_checkpoint(tmp_path / "outputs/two_moons-realnvp/checkpoints/best.ckpt", weights_only=True)
+    module = FlowModule.load_from_checkpoint(
+        tmp_path / "outputs/two_moons-realnvp/checkpoints/best.ckpt", weights_only=True
+    )
     flow = module.flow.double().eval()
     axis = torch.linspace(-6, 6, 1201).double()
     with torch.no_grad():

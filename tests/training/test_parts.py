@@ -23,16 +23,24 @@ class TestOptimizers:
         [("adamax", torch.optim.Adamax), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
     )
     def test_by_name(self, name: str, cls: type) -> None:
-        optimizer = build_optimizer(PARAMETERS, {"name": name, "lr": 0.1, "betas": [0.8, 0.9], "decay": "none"})
+        optimizer = build_optimizer(
+            PARAMETERS, {"name": name, "lr": 0.1, "betas": [0.8, 0.9], "decay": "none"}
+        )
         assert type(optimizer) is cls
         assert list(optimizer.defaults["betas"]) == [0.8, 0.9]
 
     @pytest.mark.parametrize(
         ("config", "message"),
         [
-            ({"name": "adamx", "lr": 1}, "optimizer.name='adamx' is not one of adamax, adam, adamw; did you mean"),
+            (
+                {"name": "adamx", "lr": 1},
+                "optimizer.name='adamx' is not one of adamax, adam, adamw; did you mean",
+            ),
             ({"name": "adam", "lr": -1}, "optimizer.lr must be a number above zero, got -1"),
-            ({"name": "adam", "lr": 1, "beta": 2}, "optimizer.beta is not an option of adam; did you mean 'betas'"),
+            (
+                {"name": "adam", "lr": 1, "beta": 2},
+                "optimizer.beta is not an option of adam; did you mean 'betas'",
+            ),
             ({"name": "adam", "lr": 1, "eps": -1.0}, "optimizer: Invalid epsilon"),
         ],
     )
