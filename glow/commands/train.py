@@ -165,7 +165,7 @@ def _finish(
         "parameters": sum(p.numel() for p in module.parameters()),
         "unit": UNITS[module.unit],
         "test": {k: v if v is not None and math.isfinite(v) else None for k, v in test.items()},
-        "test_examples": len(data.splits["test"][0]),
+        "test_examples": int(figures[0]["test/examples"]) if figures else 0,
         "val": val,
         "steps": steps,
         "epochs": epochs,

@@ -24,7 +24,11 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, dirpath: str) -> None:
         super().__init__(
-            dirpath=dirpath, filename="last", enable_version_counter=False, save_on_exception=True
+            dirpath=dirpath,
+            filename="last",
+            save_on_train_epoch_end=True,  # not only after validations
+            save_on_exception=True,
+            enable_version_counter=False,
         )
 
     @property

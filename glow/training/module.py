@@ -96,6 +96,7 @@ class FlowModule(L.LightningModule):
         """Collects the loss of every example under fixed noise."""
         self.test_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "test", batch_idx)))
         self.log(f"test/{self.unit}", self.test_mean, batch_size=len(batch[0]))
+        self.log("test/examples", float(len(batch[0])), reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm, and stop before weights are touched by numbers that are not finite."""
