@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -29,6 +29,31 @@ def check_choice(name: str, value: object, options: Iterable[str]) -> None:
     options = list(options)
     if value not in options:
         raise UsageError(f"{name}={value!r} is not one of {', '.join(options)}{nearest(str(value), options)}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise ``UsageError`` unless ``value`` is true or false (``no`` is neither, to Hydra)."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be true or false, got {value!r}")
+
+
+def check_shape(name: str, value: object) -> None:
+    """Raise ``UsageError`` unless ``value`` is a sequence of integers above zero."""
+    sizes = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if sizes == [value] or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+        raise UsageError(f"{name} must be a list of integers above zero, got {value!r}")
+
+
+def check_size(name: str, value: object, n: int) -> int:
+    """How many of ``n`` a count or a fraction below 1 asks for; both parts must keep at least one."""
+    check_positive(name, value)
+    assert isinstance(value, (int, float))
+    taken = round(n * value) if value < 1 else int(value)
+    if not 0 < taken < n:
+        raise UsageError(
+            f"{name}={value} takes {taken} of {n} examples and leaves {n - taken}; both need at least one"
+        )
+    return taken
 
 
 def check_positive(name: str, value: object, *, integer: bool = False, zero: bool = False) -> None:

@@ -150,11 +150,11 @@ class Flow(nn.Module):
             layer.register_forward_pre_hook(lambda layer, inputs: layer.initialize(inputs[0]))
             for layer in layers
         ]
+        before, self.initialized = self.initialized, True
         try:
-            self.initialized = True
             self.log_prob(x, y, noise)
         except BaseException:
-            self.initialized = False
+            self.initialized = before
             raise
         finally:
             for hook in hooks:

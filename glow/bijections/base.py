@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -54,19 +52,10 @@ def no_log_det(x: Tensor) -> Tensor:
     return x.new_zeros(x.shape[0])
 
 
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """Compute in the dtype of the operands: no autocast and, on CUDA, IEEE float32 instead of TF32.
+def exact(device: torch.device) -> torch.autocast:
+    """A context without autocast: what is inside computes in the dtype of its operands.
 
     A flow must be inverted with the numbers it was evaluated with. Only the coupling networks, which
-    are evaluated on the same input in both directions, may run in lower precision. TF32 matters for
-    convolutions alone: PyTorch allows it there by default and forbids it in matrix products.
+    are evaluated on the same input in both directions, may run in lower precision.
     """
-    cudnn = torch.backends.cudnn
-    tf32 = cudnn.allow_tf32
-    with torch.autocast(device.type, enabled=False):
-        try:
-            cudnn.allow_tf32 = False
-            yield
-        finally:
-            cudnn.allow_tf32 = tf32
+    return torch.autocast(device.type, enabled=False)

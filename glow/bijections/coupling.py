@@ -81,7 +81,7 @@ class AffineCoupling(Coupling):
       m = 0, the release's choice, its inverse is unbounded;
     - ``"tanh"`` (RealNVP): :math:`\log s = b \tanh(h / b)` with b = 3, bounded in both directions.
 
-    In evaluation mode it remembers the smallest scale that it has used in ``smallest_scale``.
+    In evaluation mode ``smallest_scale`` is the smallest scale used since it was last set to None.
 
     Args:
         network: see ``Coupling``.
@@ -92,7 +92,7 @@ class AffineCoupling(Coupling):
 
     SHARPNESS = 2.0
     BOUND = 3.0
-    smallest_scale: Tensor
+    smallest_scale: Tensor | None = None
 
     def __init__(
         self, network: nn.Module, swap: bool = False, scale: str = "sigmoid", min_scale: float = 0.0
@@ -104,7 +104,6 @@ class AffineCoupling(Coupling):
             raise UsageError(f"min_scale must be in [0, 1) and needs scale='sigmoid', got {min_scale!r}")
         self.scale = scale
         self.min_scale = min_scale
-        self.register_buffer("smallest_scale", torch.tensor(float("inf")), persistent=False)
 
     def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """(x + t) s, log-det (B,)."""
@@ -126,7 +125,8 @@ class AffineCoupling(Coupling):
             sigmoid = torch.sigmoid(raw + self.SHARPNESS)
             log_scale = torch.log(self.min_scale + (1 - self.min_scale) * sigmoid)
         if not self.training:
-            with torch.no_grad():
-                smallest = log_scale.amin().exp().to(self.smallest_scale.dtype)
-                self.smallest_scale.copy_(torch.minimum(self.smallest_scale, smallest))
+            smallest = log_scale.detach().amin().exp()
+            if self.smallest_scale is not None:
+                smallest = torch.minimum(smallest, self.smallest_scale)
+            self.smallest_scale = smallest
         return shift, log_scale

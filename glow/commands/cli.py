@@ -13,9 +13,8 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from glow.errors import NonFiniteError, UsageError, nearest
 
@@ -32,6 +31,8 @@ NOISE = (
     "You're using the WeightAveraging callback, but",  # the test evaluates both kinds of weights itself
     "The number of training batches",  # fewer than log_every_n_steps: the epoch's figures are logged
     "GPU available but not used",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler continues there
+    "`ModelCheckpoint(monitor=",  # a run that is stopped before its first validation
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 on torch 2.11
 )
 
@@ -50,15 +51,27 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     for beginning in NOISE:
         warnings.filterwarnings("ignore", re.escape(beginning))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    composed = False
+
+    def told(cfg: DictConfig) -> None:
+        nonlocal composed
+        composed = True
+        try:
+            command(cfg)
+        except UsageError as error:
+            fail(str(error), 2)
+        except NonFiniteError as error:
+            fail(str(error), 1)
+        except MissingMandatoryValue as error:
+            fail(f"{error.full_key} is missing: set {error.full_key}=VALUE", 2)
+        except OmegaConfBaseException as error:
+            fail(str(error).splitlines()[0], 2)
+
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(command)()
-    except UsageError as error:
-        fail(str(error), 2)
-    except NonFiniteError as error:
-        fail(str(error), 1)
-    except MissingMandatoryValue as error:
-        fail(f"{error.full_key} is missing: set {error.full_key}=VALUE", 2)
-    except (HydraException, OmegaConfBaseException) as error:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(told)()
+    except Exception as error:
+        if composed:
+            raise
         fail(explain(error, config_name, sys.argv[1:]), 2)
 
 
@@ -75,6 +88,8 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     usable = []
     for key, _, value in overrides:
         group = key.partition("@")[0]
+        if group in groups and value == "null" and group not in ("experiment", "debug"):
+            return f"{group} cannot be null; choose one of {', '.join(groups[group])}"
         options = [v for v in value.strip("[]").split(",") if v not in ("null", "")]
         if group in groups and (wrong := [v for v in options if v not in groups[group]]):
             return f"{group}={wrong[0]} is not one of {', '.join(groups[group])}{nearest(wrong[0], groups[group])}"
@@ -88,8 +103,6 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
             leaf = {k.rpartition(".")[2]: k for k in known}
             hint = nearest(key, known) or nearest(leaf.get(key, ""), known)
             return f"{key} is not a setting{hint}"
-    if isinstance(error, InterpolationResolutionError):
-        return str(error).splitlines()[0]
     return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 

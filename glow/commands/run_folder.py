@@ -30,7 +30,9 @@ MAY_DIFFER = (
     "callbacks.progress",
     "callbacks.estimate",
 )
-"""Settings that a continued run may have changed: how long, where and on what it runs, not what it computes."""
+"""Settings that a continued run may have changed: how long, where and on what it runs, not what it computes.
+Besides these, the paths that follow the run's folder, and ``dataset.root`` where it only says where a known
+dataset lies."""
 
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 """Settings that decide when a run is done."""
@@ -38,20 +40,22 @@ LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 def run_name(cfg: DictConfig) -> str:
     """``name``, or DATASET-MODEL; a job of a multirun adds its own overrides."""
-    if cfg.name is not None:
-        name = str(cfg.name)
-        if not re.fullmatch(r"[\w.+=,-][\w.+=, /-]*", name) or ".." in name:
-            raise UsageError(f"name={name!r} is not a folder's name: use letters, digits and . _ - + =")
-        return name
-    name = f"{cfg.dataset.name}-{cfg.model.name}"
+    name = f"{cfg.dataset.name}-{cfg.model.name}" if cfg.name is None else str(cfg.name)
+    if not re.fullmatch(r"[\w.+=,-][\w.+=, /-]*", name) or ".." in name:
+        raise UsageError(f"name={name!r} is not a folder's name: use letters, digits and . _ - + =")
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        dirname = HydraConfig.get().job.override_dirname
-        name += "-" + re.sub(r"[^\w.,=+-]", "_", dirname)
+        swept = sorted(HydraConfig.get().overrides.task)
+        kept = [o for o in swept if o.partition("=")[0] not in ("name", "output_dir", "resume", "debug")]
+        name += "-" + re.sub(r"[^\w.,=+-]", "_", ",".join(kept))
+    if len(name) > 200:
+        raise UsageError(f"the run's name would be {len(name)} characters long: give a shorter name=")
     return name
 
 
 def choose_folder(cfg: DictConfig) -> Path:
     """``outputs/NAME``, or with ``resume=false`` the first of NAME, NAME-2, NAME-3, ... that is not there."""
+    if not isinstance(cfg.output_dir, str):
+        raise UsageError(f"output_dir must be a folder, got {cfg.output_dir!r}")
     base = Path(cfg.output_dir) / run_name(cfg)
     if cfg.resume:
         return base
@@ -67,7 +71,9 @@ def choose_folder(cfg: DictConfig) -> Path:
 
 
 def check_same(folder: Path, cfg: DictConfig) -> bool:
-    """Whether the folder holds a run of this configuration that may be continued.
+    """Whether the folder holds a run of this configuration that can be continued.
+
+    A folder whose run never came to a checkpoint has nothing to continue and nothing to lose.
 
     Returns:
         False when there is no run yet.
@@ -82,12 +88,17 @@ def check_same(folder: Path, cfg: DictConfig) -> bool:
                 f"{folder} has files but no config.yaml, so it is not a run: choose another name="
             )
         return False
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        return False
     there = _flat(OmegaConf.load(file))
     here = _flat(cfg)
+    location_only = ("dataset.root",) if "kind" in cfg.dataset else ()
     differing = [
         f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
         for key in sorted(there.keys() | here.keys())
-        if there.get(key, "absent") != here.get(key, "absent") and not _may_differ(key)
+        if there.get(key, "absent") != here.get(key, "absent")
+        and key not in location_only
+        and not _may_differ(key)
     ]
     if differing:
         raise UsageError(
@@ -106,8 +117,27 @@ def is_finished(folder: Path, cfg: DictConfig) -> bool:
     return all(OmegaConf.select(there, key) == OmegaConf.select(cfg, key) for key in LIMITS)
 
 
+def open_folder(folder: Path, cfg: DictConfig) -> None:
+    """Make the folder and write its ``config.yaml``; results of a run that is going to change are removed.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # In this order: with results, the configuration says what they are of.
+        (folder / "results.json").unlink(missing_ok=True)
+        if not (folder / "checkpoints").is_dir():
+            (folder / "metrics.csv").unlink(missing_ok=True)
+        OmegaConf.save(cfg, folder / "config.yaml.new")
+        (folder / "config.yaml.new").replace(folder / "config.yaml")
+    except OSError as error:
+        raise UsageError(f"output_dir={cfg.output_dir}: cannot write {folder} ({error})") from error
+
+
 def _may_differ(key: str) -> bool:
-    return any(key == k or key.startswith(f"{k}.") for k in MAY_DIFFER)
+    follows_folder = key.endswith((".dirpath", ".save_dir"))
+    return follows_folder or any(key == k or key.startswith(f"{k}.") for k in MAY_DIFFER)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import signal
 import subprocess
 import sys
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,36 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from glow.commands.run_folder import check_same, choose_folder, is_finished
+from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
 from glow.data import ArrayData
-from glow.errors import UsageError, check_choice, check_positive
+from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
-from glow.training import FlowModule, LastCheckpoint, Pictures, StopGracefully, Throughput
+from glow.training import (
+    EMA,
+    BestCheckpoint,
+    FlowModule,
+    LastCheckpoint,
+    Pictures,
+    StopGracefully,
+    Throughput,
+)
+from glow.training.checkpoints import last_checkpoint
 from glow.training.module import PRECISIONS
 from glow.training.progress import clock
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+
+SMALLEST = {
+    "trainer.max_epochs": -1,
+    "trainer.min_epochs": 0,
+    "trainer.max_steps": -1,
+    "trainer.min_steps": 0,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.log_every_n_steps": 0,
+    "trainer.num_nodes": 1,
+}
+"""The smallest values of the integers that Lightning does not check, or not with the setting's name."""
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -47,35 +70,41 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     folder = choose_folder(cfg)
     cfg.run_dir = str(folder)
     OmegaConf.resolve(cfg)
-    resumed = check_same(folder, cfg)
-    if resumed and is_finished(folder, cfg):
+    if check_same(folder, cfg) and is_finished(folder, cfg):
         results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        print(f"{folder} is finished; raise trainer.max_epochs to go on or start over with resume=false")
+        print(f"{folder} is finished; raise its trainer.max_* to go on, or start over with resume=false")
         _say_results(results, folder)
         return results
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means IEEE; bf16-mixed is the faster choice
     data, module, trainer = _build(cfg)
     if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml")
+        open_folder(folder, cfg)
     last = _callback(trainer, LastCheckpoint)
     checkpoint = last.path if last and last.path.is_file() else None
     _say_start(cfg, module, trainer, folder, checkpoint)
-    _fit(trainer, module, data, checkpoint)
+    _fit(cfg, trainer, module, data, checkpoint)
     return _finish(cfg, trainer, module, data, folder)
 
 
 def _check(cfg: DictConfig) -> None:
     check_positive("seed", cfg.seed, integer=True, zero=True)
-    for key in ("resume",):
-        if not isinstance(cfg[key], bool):
-            raise UsageError(f"{key} must be true or false, got {cfg[key]!r}")
+    if cfg.seed >= 2**32:
+        raise UsageError(f"seed must be below 2^32, got {cfg.seed}")
+    for key in ("resume", "trainer.enable_progress_bar", "trainer.detect_anomaly", "trainer.inference_mode"):
+        check_bool(key, OmegaConf.select(cfg, key))
     check_choice("unit", cfg.unit, UNITS)
     precision = str(cfg.trainer.precision)
     cfg.trainer.precision = SHORT_PRECISIONS.get(precision, precision)
     # The others would put the flow algebra, not only its networks, in half precision.
     check_choice("trainer.precision", cfg.trainer.precision, PRECISIONS)
+    for key, smallest in SMALLEST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
+            raise UsageError(f"{key} must be an integer of at least {smallest}, got {value!r}")
+    if cfg.trainer.limit_train_batches == 0:
+        raise UsageError("trainer.limit_train_batches must be above zero: there would be nothing to train on")
 
 
 def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
@@ -85,10 +114,10 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     module = FlowModule(plain["model"], plain["optimizer"], cfg.seed, cfg.shift)
     if module.unit != cfg.unit:
         raise UsageError(f"model={cfg.model.name} is measured in unit={module.unit}, got unit={cfg.unit}")
-    callbacks = [_make(f"callbacks.{k}", c) for k, c in (cfg.callbacks or {}).items() if c is not None]
+    callbacks = [_make(f"callbacks.{k}", c) for k, c in (cfg.get("callbacks") or {}).items() if c is not None]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
-    loggers = [_make(f"logger.{k}", c) for k, c in (cfg.logger or {}).items() if c is not None]
+    loggers = [_make(f"logger.{k}", c) for k, c in (cfg.get("logger") or {}).items() if c is not None]
     trainer = _make(
         "trainer",
         cfg.trainer,
@@ -102,6 +131,8 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
 
 def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
     """Instantiate a node of the configuration; what it refuses is told with the node's name."""
+    if not isinstance(cfg, DictConfig):
+        raise UsageError(f"{name} must be a group of settings or null, got {cfg!r}")
     try:
         return instantiate(cfg, _convert_="all", **more)
     except InstantiationException as error:
@@ -113,50 +144,66 @@ def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
         raise
 
 
-def _fit(trainer: L.Trainer, module: FlowModule, data: ArrayData, checkpoint: Path | None) -> None:
-    stop = _callback(trainer, StopGracefully)
+def _fit(
+    cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, checkpoint: Path | None
+) -> None:
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
-        interrupted = stop is not None and stop.received is not None
-        _leave(trainer, 130 if interrupted else 143)
+        _leave(cfg, trainer)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
-        _leave(trainer, 130)
-    except MisconfigurationException as error:
-        raise UsageError(str(error)) from error
+        sys.exit(130)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        # What Lightning itself refuses is a setting of the trainer; the rest are errors of ours.
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, UsageError) or "lightning" not in Path(frames[-1].filename).parts:
+            raise
+        raise UsageError(f"trainer: {str(error).strip()}") from error
 
 
-def _leave(trainer: L.Trainer, status: int) -> None:
+def _leave(cfg: DictConfig, trainer: L.Trainer) -> None:
+    stop = _callback(trainer, StopGracefully)
+    interrupted = stop is not None and stop.received == signal.SIGINT
     if trainer.is_global_zero:
-        print(f"stopped at step {trainer.global_step}; repeat the command to continue", flush=True)
-    sys.exit(status)
+        kept = last_checkpoint(trainer)
+        how = (
+            "repeat the command"
+            if cfg.resume
+            else f"give the command name={Path(cfg.run_dir).name} and no resume="
+        )
+        print(
+            f"stopped at step {trainer.global_step}; "
+            + (f"to continue, {how}" if kept else "nothing was kept"),
+            flush=True,
+        )
+    sys.exit(130 if interrupted else 143)
 
 
 def _finish(
     cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, folder: Path
 ) -> dict[str, Any]:
-    """Test the best weights, raw and averaged; draw the last pictures; write ``results.json``."""
+    """Test the best weights, raw and averaged; write ``results.json``; draw the last picture."""
     steps, epochs = trainer.global_step, trainer.current_epoch
     best = trainer.strategy.broadcast(_best_checkpoint(trainer))
-    weights = {"raw": module.state_dict()}
-    val = None
+    averaged = _callback(trainer, EMA) is not None
+    weights = {"ema" if averaged else "raw": module.state_dict()}  # what a fit leaves in the module
     if best is not None:
         kept = torch.load(best, map_location="cpu", weights_only=True)
         weights = {"raw": kept.get("current_model_state", kept["state_dict"])}
-        if "current_model_state" in kept:
-            weights["ema"] = kept["state_dict"]  # last, so that the module keeps them for the pictures
-        callback = trainer.checkpoint_callback
-        score = getattr(callback, "best_model_score", None)
-        val = None if score is None else float(score)
-    # On one device whose other processes have left, every test example is counted once.
-    test = {}
+        if averaged:
+            weights["ema"] = kept["state_dict"]  # last, so that the module keeps them for the picture
+    score = getattr(_callback(trainer, BestCheckpoint), "best_model_score", None)
+    test, examples = {}, 0
     for kind, state in weights.items():
         module.load_state_dict(state)
+        module.test_name = "test_raw" if kind == "raw" and averaged else "test"
         try:
             figures = trainer.test(module, data, verbose=False)
         except SIGTERMException:
-            _leave(trainer, 143)
-        test[kind] = figures[0].get(f"test/{module.unit}") if figures else None
+            _leave(cfg, trainer)
+        if figures:
+            test[kind] = figures[0][f"{module.test_name}/{module.unit}"]
+            examples = int(figures[0][f"{module.test_name}/examples"])
     throughput = _callback(trainer, Throughput)
     results = {
         "name": folder.name,
@@ -164,14 +211,15 @@ def _finish(
         "model": cfg.model.name,
         "parameters": sum(p.numel() for p in module.parameters()),
         "unit": UNITS[module.unit],
-        "test": {k: v if v is not None and math.isfinite(v) else None for k, v in test.items()},
-        "test_examples": int(figures[0]["test/examples"]) if figures else 0,
-        "val": val,
+        "test": {k: v if math.isfinite(v) else None for k, v in test.items()},
+        "test_examples": examples,
+        "val": None if score is None else float(score),
         "steps": steps,
         "epochs": epochs,
         "train_seconds": round(throughput.seconds, 1) if throughput else None,
         "images_per_s": round(throughput.mean, 1) if throughput else None,
         "checkpoint": best and str(Path(best).relative_to(folder.resolve())),
+        "picture": None,
         "seed": cfg.seed,
         "device": _device_name(trainer),
         "devices": trainer.world_size,
@@ -182,23 +230,27 @@ def _finish(
         | {p: version(p) for p in ("torch", "torchvision", "lightning", "hydra-core", "numpy")},
     }
     if trainer.is_global_zero:
+        _write_results(results, folder)
         pictures = _callback(trainer, Pictures)
         if pictures is not None:
             module.to(trainer.strategy.root_device).eval()
             drawn = pictures.draw_final(trainer, module)
             results["picture"] = drawn and str(drawn.relative_to(folder))
+            _write_results(results, folder)
         for logger in trainer.loggers:
             logger.finalize("success")
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         _say_results(results, folder)
     return results
 
 
+def _write_results(results: dict[str, Any], folder: Path) -> None:
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
 def _best_checkpoint(trainer: L.Trainer) -> str | None:
     """The best checkpoint by validation, else the last one, else None."""
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    last = _callback(trainer, LastCheckpoint)
-    candidates = [best, str(last.path) if last else ""]
+    best = getattr(_callback(trainer, BestCheckpoint), "best_model_path", "")
+    candidates = [best, str(last_checkpoint(trainer) or "")]
     return next((str(Path(c).resolve()) for c in candidates if c and Path(c).is_file()), None)
 
 
@@ -222,19 +274,19 @@ def _say_results(results: dict[str, Any], folder: Path) -> None:
         return f"{value:.4f} {results['unit']}" if value is not None else "not finite"
 
     kinds = {"ema": "with averaged weights", "raw": "with raw weights"}
-    test = ", ".join(f"{figure(k)} {kinds[k]}" for k in kinds if k in results["test"])
+    test = ", ".join(f"{figure(k)} {kinds[k]}" for k in kinds if k in results["test"]) or "not tested"
     seconds = results["train_seconds"]
     print(f"done: {results['steps']:,} steps" + (f" in {clock(seconds)} of training" if seconds else ""))
     print(f"test: {test} ({results['test_examples']:,} examples)")
+    drawn = "what the model draws" + (", a row per temperature" if results["unit"] == "bits/dim" else "")
     lines = [
         ("results.json", "the figures, with seed, versions and commit"),
-        (
-            results.get("picture"),
-            "what the model draws" + (", a row per temperature" if results["unit"] == "bits/dim" else ""),
-        ),
-        ("samples/", "samples during training"),
-        (results["checkpoint"], "the best weights by validation; last.ckpt beside it continues the run"),
-        ("metrics.csv", f"all curves, also as: tensorboard --logdir {folder.parent}"),
+        (results["picture"], drawn),
+        ("samples", "samples during training"),
+        ("checkpoints/best.ckpt", "the best weights by validation, which were tested"),
+        ("checkpoints/last.ckpt", "the last ones, from which the run can be continued"),
+        ("metrics.csv", "all curves"),
+        ("tensorboard", f"the same and the samples: tensorboard --logdir {folder.parent}"),
     ]
     print(f"everything is in {folder}:")
     for name, what in lines:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from glow.data.sampler import EpochBatches
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError, check_positive, check_shape, check_size
 from glow.seeds import generator
 
 Split = Literal["train", "val", "test"]
@@ -60,6 +60,7 @@ class ArrayData(L.LightningDataModule):
                 raise UsageError(
                     f"dataset.grey_levels must be from 2 to {self.source_levels}, got {grey_levels}"
                 )
+        check_shape("dataset.shape", shape)
         self.name = name
         self.shape = tuple(shape)
         self.batch_size = batch_size
@@ -96,10 +97,9 @@ class ArrayData(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        fixed = trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(
-            "train",
-            not trainer.overfit_batches,  # type: ignore[attr-defined]
-            lambda: progress.ready,
+            "train", shuffle=not fixed, epoch=lambda: trainer.current_epoch, done=lambda: progress.ready
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -110,7 +110,7 @@ class ArrayData(L.LightningDataModule):
         """Every test example once."""
         return self._loader("test")
 
-    def _loader(self, split: Split, shuffle: bool = False, done: Callable[[], int] = lambda: 0) -> DataLoader:
+    def _loader(self, split: Split, shuffle: bool = False, **position: Callable[[], int]) -> DataLoader:
         trainer = self.trainer
         devices = trainer.world_size if trainer else 1
         if self.batch_size % devices:
@@ -128,7 +128,7 @@ class ArrayData(L.LightningDataModule):
             seed=self.seed,
             device=trainer.global_rank if trainer else 0,
             devices=devices,
-            done=done,
+            **position,
         )
         # The sampler yields whole batches of indices, and a TensorDataset takes them at once.
         return DataLoader(
@@ -140,12 +140,7 @@ class ArrayData(L.LightningDataModule):
 
     def _hold_out(self, train: Arrays) -> tuple[Arrays, Arrays]:
         x, y = train
-        n = round(len(x) * self.val_size) if self.val_size < 1 else int(self.val_size)
-        if not 0 < n < len(x):
-            raise UsageError(
-                f"dataset.val_size={self.val_size} leaves {len(x) - n} of {len(x)} examples for training and "
-                f"{n} for validation; both need at least one"
-            )
+        n = check_size("dataset.val_size", self.val_size, len(x))
         order = torch.randperm(len(x), generator=generator("cpu", "validation", self.seed))
 
         def take(chosen: Tensor) -> Arrays:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -19,9 +17,6 @@ class Digits(ArrayData):
     """
 
     source_levels = 17
-
-    def __init__(self, **common: Any) -> None:
-        super().__init__(**common)
 
     def load(self, split: Split) -> Arrays | None:
         """uint8 (N, 1, 8, 8) with values 0 .. 16, labels (N,)."""

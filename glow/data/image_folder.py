@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.data.base import ArrayData, Arrays, Split
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError, check_bool, check_positive, check_size
 from glow.seeds import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -25,9 +25,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 class ImageFolder(ArrayData):
     """Pictures of any size and mode below a folder, decoded once into memory.
 
-    The folder may have the splits ``train``, ``test`` and ``val`` as subfolders; without ``test``, and
-    without ``val``, these are held out of the training pictures by the seed. The folders below that, if
-    there are any, are the classes in alphabetical order.
+    The folder holds pictures or folders of classes, or it holds splits, ``train`` and perhaps ``test`` and
+    ``val``, that do so. Without ``test``, and without ``val``, these are held out of the training pictures by
+    the seed. The classes are the folders of the training pictures in alphabetical order; the pictures of a
+    class may lie in folders of their own.
 
     Every picture is turned upright, resized so that its shorter side is ``image_size``, and centre-cropped.
     Grey, palette, CMYK, alpha (over white) and 16-bit pictures are converted.
@@ -54,9 +55,10 @@ class ImageFolder(ArrayData):
         super().__init__(**common)
         check_positive("dataset.image_size", image_size, integer=True)
         check_positive("dataset.test_size", test_size)
+        check_bool("dataset.skip_broken", skip_broken)
         if channels not in (1, 3):
             raise UsageError(f"dataset.channels must be 1 (grey) or 3 (RGB), got {channels}")
-        if root is None:
+        if not isinstance(root, str):
             raise UsageError("dataset.root is missing: name the folder that holds the pictures")
         self.root = Path(root)
         self.image_size = image_size
@@ -65,39 +67,40 @@ class ImageFolder(ArrayData):
         self.skip_broken = skip_broken
         if not self.root.is_dir():
             raise UsageError(f"dataset.root={root} is not a folder")
+        folders = _folders(self.root)
+        self.split_folders = {name: self.root / name for name in folders if name in ("train", "val", "test")}
+        if self.split_folders and ("train" not in folders or len(self.split_folders) < len(folders)):
+            raise UsageError(
+                f"dataset.root={root} holds the folders {', '.join(folders)}: either the splits train, val and "
+                "test, of which train must be there, or classes of other names, not both"
+            )
 
     def load(self, split: Split) -> Arrays | None:
         """uint8 (N, C, S, S), labels (N,) or None when there are no class folders."""
-        has_train = (self.root / "train").is_dir()
-        if split != "train" and has_train and (own := self.root / split).is_dir():
-            return self._read(_pictures(own), own)
+        training = self.split_folders.get("train", self.root)
+        classes = _folders(training)
+        if split != "train" and split in self.split_folders:
+            own = self.split_folders[split]
+            return self._read(_pictures(own), own, classes)
         if split == "val":
             return None
-        folder = self.root / "train" if has_train else self.root
-        pictures = _pictures(folder)
-        if not (has_train and (self.root / "test").is_dir()):
-            pictures = self._train_or_test(pictures, folder, split)
-        return self._read(pictures, folder)
+        pictures = _pictures(training)
+        if "test" in self.split_folders:
+            _pictures(self.split_folders["test"])  # an empty one is better known before training than after
+        else:
+            n = check_size("dataset.test_size", self.test_size, len(pictures))
+            order = torch.randperm(len(pictures), generator=generator("cpu", "test", self.seed)).tolist()
+            pictures = [pictures[i] for i in sorted(order[n:] if split == "train" else order[:n])]
+        return self._read(pictures, training, classes)
 
-    def _train_or_test(self, pictures: list[Path], folder: Path, split: Split) -> list[Path]:
-        """The part of the pictures that is the split, when there is no folder for testing."""
-        n = round(len(pictures) * self.test_size) if self.test_size < 1 else int(self.test_size)
-        if not 0 < n < len(pictures):
-            raise UsageError(
-                f"dataset.test_size={self.test_size} takes {n} of the {len(pictures)} pictures in {folder}; "
-                "at least one must be left on either side"
-            )
-        order = torch.randperm(len(pictures), generator=generator("cpu", "test", self.seed)).tolist()
-        return [pictures[i] for i in sorted(order[n:] if split == "train" else order[:n])]
-
-    def _read(self, pictures: Sequence[Path], folder: Path) -> Arrays:
+    def _read(self, pictures: Sequence[Path], folder: Path, classes: list[str]) -> Arrays:
         self._check_memory(len(pictures))
         broken: list[str] = []
 
         def read(path: Path) -> Tensor | None:
             try:
                 return read_picture(path, self.image_size, self.channels)
-            # PIL raises these, and SyntaxError and struct.error besides, for damaged files.
+            # PIL raises OSError and ValueError, and SyntaxError and struct.error besides, for damaged files.
             except Exception as error:
                 broken.append(f"{path}: {error}")
                 return None
@@ -120,17 +123,12 @@ class ImageFolder(ArrayData):
         if not kept:
             raise UsageError(f"none of the {len(pictures)} pictures in {folder} can be read: {broken[0]}")
         x = torch.stack([t for _, t in kept])
-        labels = [p.relative_to(folder).parts[0] if p.parent != folder else None for p, _ in kept]
-        # From the folders, not the pictures: a split without pictures of some class keeps the numbering.
-        names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-        if None in labels or not names:
-            return x, None
-        return x, torch.tensor([names.index(str(label)) for label in labels])
+        return x, _labels([p.relative_to(folder) for p, _ in kept], classes, folder)
 
     def _check_memory(self, n: int) -> None:
         need = 2 * n * self.channels * self.image_size**2
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else need
-        if need > free:
+        free = _available_memory()
+        if free is not None and need > free:
             raise UsageError(
                 f"{n} pictures of dataset.image_size={self.image_size} need about {need / 2**30:.0f} GiB of memory "
                 f"to load, and {free / 2**30:.0f} GiB are free; choose a smaller dataset.image_size"
@@ -144,7 +142,7 @@ def read_picture(path: Path, size: int, channels: int) -> Tensor:
         if image.mode[0] in "IF":  # 16 bits (I;16) or an unknown range (I, F); `convert` would clip at 255
             values = np.asarray(image).astype(np.float64)
             sixteen_bits = image.mode.startswith("I;16") or values.max() > 255
-            values = values / 257 if sixteen_bits else values
+            values = values / 257 if sixteen_bits else values * 255 if values.max() <= 1 else values
             image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -154,14 +152,34 @@ def read_picture(path: Path, size: int, channels: int) -> Tensor:
         return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
+def _labels(pictures: Sequence[Path], classes: list[str], folder: Path) -> Tensor | None:
+    """The index of each picture's class, (N,); None if there are no classes or some picture is in none."""
+    names = [p.parts[0] if len(p.parts) > 1 else None for p in pictures]
+    if not classes or None in names:
+        return None
+    if unknown := {str(n) for n in names} - set(classes):
+        raise UsageError(f"{folder} has the class {min(unknown)}, which the training pictures lack")
+    return torch.tensor([classes.index(str(n)) for n in names])
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+
+
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
+    found = []
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = [d for d in subfolders if not d.startswith(".")]
+        found += [Path(directory, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
     if not found:
         raise UsageError(f"dataset.root: no pictures below {folder} (looked for {', '.join(SUFFIXES)})")
-    return found
+    return sorted(found)
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be had without swapping; None where Linux does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)

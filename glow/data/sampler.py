@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import SequentialSampler
 
 from glow.seeds import generator
 
 
-class EpochBatches(Sampler[Tensor]):
+class EpochBatches(SequentialSampler):
     """The batches of one epoch as tensors of indices; every example is in exactly one of them.
 
     The examples are divided as evenly as possible, so that no batch is a small remainder: with n examples
@@ -20,6 +20,8 @@ class EpochBatches(Sampler[Tensor]):
     same number of examples too, and up to ``devices - 1`` examples, others in every epoch, are left out;
     in evaluation none is.
 
+    It is a ``SequentialSampler`` by name alone, so that Lightning's ``overfit_batches`` leaves it in place.
+
     Args:
         n: number of examples.
         batch_size: global batch size, a multiple of ``devices``.
@@ -27,8 +29,10 @@ class EpochBatches(Sampler[Tensor]):
         seed: with the epoch, decides the order.
         device: index of this device.
         devices: number of devices.
-        done: number of batches of this epoch that were done before; asked when the first batch is, and
-            above zero only when a run is resumed inside an epoch.
+        epoch: the number of this epoch.
+        done: number of batches of this epoch that were done before; above zero only when a run is resumed
+            inside an epoch. Both are asked for when the first batch is: Lightning makes the iterator before
+            it has restored its progress.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class EpochBatches(Sampler[Tensor]):
         seed: int = 0,
         device: int = 0,
         devices: int = 1,
+        epoch: Callable[[], int] = lambda: 0,
         done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.n = n
@@ -47,7 +52,7 @@ class EpochBatches(Sampler[Tensor]):
         self.seed = seed
         self.device = device
         self.devices = devices
-        self.epoch = 0
+        self.epoch = epoch
         self.done = done
         self.batches = -(-(n // devices) // max(1, batch_size // devices))
 
@@ -55,15 +60,9 @@ class EpochBatches(Sampler[Tensor]):
         """Batches in a whole epoch, whatever ``done`` says."""
         return self.batches
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        # A generator: nothing runs before the first batch is asked for. By then Lightning, which makes the
-        # iterator early, has restored its progress and called `set_epoch`.
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         if self.shuffle:
-            order = torch.randperm(self.n, generator=generator("cpu", "order", self.seed, self.epoch))
+            order = torch.randperm(self.n, generator=generator("cpu", "order", self.seed, self.epoch()))
         else:
             order = torch.arange(self.n)
         even = self.n - self.n % self.devices

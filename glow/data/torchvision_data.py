@@ -25,6 +25,8 @@ class TorchvisionData(ArrayData):
     def __init__(self, *, kind: str, root: str, **common: Any) -> None:
         super().__init__(**common)
         check_choice("dataset.kind", kind, KINDS)
+        if not isinstance(root, str):
+            raise UsageError(f"dataset.root must be a folder, got {root!r}")
         self.kind = kind
         self.root = root
 
@@ -33,7 +35,12 @@ class TorchvisionData(ArrayData):
         try:
             self._open(train=True)
             self._open(train=False)
-        except RuntimeError:  # torchvision's word for "not found or damaged"
+        except Exception as damaged:  # torchvision raises whatever its reader of the format does
+            if not (isinstance(damaged, RuntimeError) and "not found" in str(damaged)):
+                raise UsageError(
+                    f"the files of {self.kind} in dataset.root={self.root} are damaged ({damaged}); remove them "
+                    "and repeat the command to download them anew"
+                ) from damaged
             try:
                 self._open(train=True, download=True)
             except (OSError, RuntimeError) as error:

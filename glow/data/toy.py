@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import make_moons
 
 from glow.data.base import ArrayData, Arrays, Split
-from glow.errors import check_choice, check_positive
+from glow.errors import check_choice, check_positive, check_size
 
 
 def two_moons(n: int, rng: np.random.Generator, noise: float = 0.05) -> NDArray[np.float64]:
@@ -51,8 +51,8 @@ class Toy(ArrayData):
         check_positive("dataset.test_size", test_size, integer=True)
         self.kind = kind
         self.noise = noise
-        val_size = round(train_size * self.val_size) if self.val_size < 1 else int(self.val_size)
-        self.sizes: dict[Split, int] = {"train": train_size, "val": max(1, val_size), "test": test_size}
+        val_size = check_size("dataset.val_size", self.val_size, train_size)
+        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
 
     def load(self, split: Split) -> Arrays:
         """float32 (N, 2), no labels."""

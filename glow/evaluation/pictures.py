@@ -41,12 +41,14 @@ def temperature_grid(
     columns: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """One row of samples per temperature, each column from the same latents: uint8 (3, height, width)."""
+    """One row of samples per temperature, each column from the same latents: uint8 (3, height, width). The
+    columns of class-conditional flows go through the classes in turn."""
     state = generator.get_state()
+    y = torch.arange(columns) % flow.classes if flow.classes else None
     rows = []
     for temperature in temperatures:
         generator.set_state(state)
-        rows.append(flow.sample(columns, temperature=temperature, generator=generator))
+        rows.append(flow.sample(columns, temperature=temperature, y=y, generator=generator))
     return grid(torch.cat(rows).cpu(), _grey_levels(flow), columns)
 
 

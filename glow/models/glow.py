@@ -19,7 +19,7 @@ from glow.bijections import (
     Squeeze,
     TopPrior,
 )
-from glow.errors import UsageError, check_choice, check_positive
+from glow.errors import UsageError, check_bool, check_choice, check_positive, check_shape
 from glow.flow import Flow
 from glow.networks import ConvNet, ZeroConv2d
 
@@ -62,6 +62,9 @@ def glow(
     Raises:
         UsageError: naming the argument that does not fit.
     """
+    check_shape("image_shape", image_shape)
+    check_bool("learned_top", learned_top)
+    check_bool("class_conditional", class_conditional)
     if len(image_shape) != 3:
         raise UsageError(f"glow models images (C, H, W), but the data has shape {tuple(image_shape)}")
     channels, height, width_pixels = image_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glow.bijections import AffineCoupling, Composition
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError, check_positive, check_shape
 from glow.flow import Flow
 from glow.networks import MLP
 
@@ -22,6 +22,7 @@ def realnvp(shape: Sequence[int], layers: int = 6, hidden: int = 64, hidden_laye
     Raises:
         UsageError: naming the argument that does not fit.
     """
+    check_shape("shape", shape)
     if len(shape) != 1 or shape[0] < 2:
         raise UsageError(
             f"realnvp models vectors of two or more dimensions, but the data has shape {tuple(shape)}"

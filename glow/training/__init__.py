@@ -1,6 +1,6 @@
 """Training with Lightning: the module and its callbacks."""
 
-from glow.training.checkpoints import LastCheckpoint
+from glow.training.checkpoints import BestCheckpoint, LastCheckpoint
 from glow.training.ema import EMA
 from glow.training.estimate import TimeEstimate
 from glow.training.initialize import Initialize
@@ -13,6 +13,7 @@ from glow.training.stopping import StopGracefully
 __all__ = [
     "EMA",
     "AppendingCSVLogger",
+    "BestCheckpoint",
     "FlowModule",
     "Initialize",
     "LastCheckpoint",

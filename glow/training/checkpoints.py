@@ -1,8 +1,9 @@
-"""Keeping the last state of a run."""
+"""Keeping the best and the last state of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -10,13 +11,34 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from glow.errors import NonFiniteError
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """``last.ckpt``: after every epoch, and when the run is stopped by a signal or an error.
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``: the lowest value of ``monitor`` so far, also after the run's folder was moved.
 
-    Lightning's ``save_last`` follows the best checkpoint: it is written only when that one is.  After an
-    error between two batches the weights are those of the last whole step, so they are worth keeping;
-    not so after a loss that is not finite, when the older file is kept, and after an interrupt that may
-    have come in the middle of a step.
+    Args:
+        dirpath: the folder.
+        monitor: the name of the figure, ``val/bpd`` or ``val/nll``.
+    """
+
+    def __init__(self, dirpath: str, monitor: str) -> None:
+        super().__init__(dirpath=dirpath, filename="best", monitor=monitor, enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning forgets the best value when the folder has another path; here there is one file, in it."""
+        here = str(Path(str(self.dirpath)) / "best.ckpt")
+        moved: dict[str, Any] = {"dirpath": self.dirpath}
+        if state_dict["best_model_path"]:
+            score = state_dict["best_model_score"]
+            moved |= {"best_model_path": here, "kth_best_model_path": here, "best_k_models": {here: score}}
+        super().load_state_dict(state_dict | moved)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt``: after every epoch, and when training is stopped by a signal or an error.
+
+    Lightning's ``save_last`` follows the best checkpoint: it is written only when that one is. After an
+    error between two batches the weights are those of the last whole step, so they are worth keeping; not
+    so after a loss that is not finite, when the older file is kept, after an interrupt that may have come
+    in the middle of a step, or before and after training, when other weights may be in the module.
 
     Args:
         dirpath: the folder.
@@ -26,22 +48,43 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath=dirpath,
             filename="last",
+            enable_version_counter=False,
             save_on_train_epoch_end=True,  # not only after validations
             save_on_exception=True,
-            enable_version_counter=False,
         )
+        self._training = False
 
     @property
     def path(self) -> Path:
         """Where the checkpoint is, or will be."""
         return Path(str(self.dirpath)) / "last.ckpt"
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore: there is one file, and it is always replaced."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the state is worth keeping."""
+        super().on_train_start(trainer, pl_module)
+        self._training = True
+        # A run with max_steps that is resumed at the end of an epoch finishes that epoch once more, without
+        # any batch, and Lightning would count it twice.
+        if trainer.fit_loop.restarted_on_epoch_end:
+            progress: Any = trainer.fit_loop.epoch_progress
+            for counter in (progress.current, progress.total):
+                counter.processed = counter.completed
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """And no longer."""
+        self._training = False
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save, unless the weights may not be those of a whole and healthy step."""
-        if not isinstance(exception, (KeyboardInterrupt, NonFiniteError)) and trainer.global_step > 0:
+        """Save, unless the weights may not be those of a whole and healthy step of training."""
+        unhealthy = isinstance(exception, (KeyboardInterrupt, NonFiniteError))
+        if self._training and not unhealthy and trainer.global_step > 0:
             super().on_exception(trainer, pl_module, exception)
+        self._training = False
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import lightning as L
@@ -42,10 +43,13 @@ class TimeEstimate(L.Callback):
             images = min(images, self.CPU_IMAGES)
         x, y = data.initialization_batch(images)
         batch = (x.to(device), *([] if y is None else [y.to(device)]))
+        batch = trainer.precision_plugin.convert_input(batch)
 
         def step() -> float:
             start = time.perf_counter()
-            noise = torch.full(x.shape, 0.5, device=device) if pl_module.is_image else None
+            noise = (
+                torch.tensor(0.5, device=device, dtype=pl_module.flow.dtype) if pl_module.is_image else None
+            )
             with trainer.precision_plugin.forward_context():
                 pl_module.loss(batch, noise).mean().backward()
             if device.type == "cuda":
@@ -61,7 +65,7 @@ class TimeEstimate(L.Callback):
             if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
                 total = min(total, left)
         self.estimate = total
-        if total > self.hours * 3600:
+        if self.hours * 3600 < total < math.inf:
             parameters = sum(p.numel() for p in pl_module.parameters())
             rank_zero_warn(
                 f"this run would take about {total / 86400:,.0f} days: {steps:,.0f} steps at about {rate:,.1f} "

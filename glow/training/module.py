@@ -54,13 +54,22 @@ class FlowModule(L.LightningModule):
         self.train_mean, self.val_mean, self.test_mean = (
             MeanMetric(nan_strategy="disable") for _ in range(3)
         )
+        self.train_mean.persistent(True)  # an epoch that is resumed keeps what it had
+        self.test_name = "test"
+        """What the next test's figures are logged under."""
         self._loss = torch.tensor(0.0)
 
     def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
         """Bits/dim or nats of every example of a batch (x,) or (x, y): (B,)."""
+        if self.flow.classes and len(batch) < 2:
+            raise UsageError("model.class_conditional=true needs labels, and this data has none")
         y = batch[1] if self.flow.classes else None
         log_prob = self.flow(batch[0], y, noise)
         return bits_per_dim(log_prob, self.flow.event_shape) if self.is_image else -log_prob
+
+    def on_train_epoch_start(self) -> None:
+        """A new mean; not called when an epoch is resumed."""
+        self.train_mean.reset()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
@@ -68,7 +77,7 @@ class FlowModule(L.LightningModule):
         noise = None
         if self.is_image:
             # Drawn for the batch of all devices, of which this device takes its rows: the numbers that an
-            # image meets do not depend on how many devices share the work.
+            # image meets do not depend on how many devices share the work (as long as they share it evenly).
             source = generator(x.device, "train", self.seed, self.current_epoch, batch_idx)
             devices, device = self.trainer.world_size, self.trainer.global_rank
             noise = torch.rand(
@@ -84,7 +93,8 @@ class FlowModule(L.LightningModule):
         self._loss = self._loss.to(loss.device) + loss.detach()
         self.train_mean.update(values.detach())
         self.log(f"train/{self.unit}", self.train_mean, on_step=False, on_epoch=True, batch_size=len(x))
-        self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(x))
+        if self._logs_step:
+            self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(x))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
@@ -95,30 +105,33 @@ class FlowModule(L.LightningModule):
     def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Collects the loss of every example under fixed noise."""
         self.test_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "test", batch_idx)))
-        self.log(f"test/{self.unit}", self.test_mean, batch_size=len(batch[0]))
-        self.log("test/examples", float(len(batch[0])), reduce_fx="sum", sync_dist=True, batch_size=1)
+        self.log(f"{self.test_name}/{self.unit}", self.test_mean, batch_size=len(batch[0]))
+        examples = float(len(batch[0]))
+        self.log(f"{self.test_name}/examples", examples, reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm, and stop before weights are touched by numbers that are not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/grad_norm", norm)
         loss, self._loss = self._loss, torch.zeros_like(self._loss)
         # Half precision overflows now and then, and its gradient scaler leaves such steps out.
         checked = loss if self.trainer.precision == "16-mixed" else loss + norm
         if not torch.isfinite(checked):
             what = "gradient" if torch.isfinite(loss) else "loss"
             self._stop(f"the {what} is not finite at step {self.trainer.global_step}")
+        if self._logs_step and torch.isfinite(norm):
+            self.log("train/grad_norm", norm)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scales of the last validation."""
         for coupling in self._affine_couplings():
-            coupling.smallest_scale.fill_(float("inf"))
+            coupling.smallest_scale = None
 
     def on_validation_epoch_end(self) -> None:
         """Log the smallest coupling scale; stop if the validation loss is not finite."""
-        if couplings := self._affine_couplings():
-            smallest = torch.stack([c.smallest_scale for c in couplings]).amin()
+        scales = [c.smallest_scale for c in self._affine_couplings() if c.smallest_scale is not None]
+        if scales:
+            smallest = torch.stack(scales).amin()
             self.log("val/smallest_scale", smallest, sync_dist=True, reduce_fx="min")
         if not self.trainer.sanity_checking and not torch.isfinite(self.val_mean.compute()):
             self._stop(f"the validation loss is not finite after step {self.trainer.global_step}")
@@ -131,6 +144,12 @@ class FlowModule(L.LightningModule):
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         schedule = build_schedule(optimizer, self.optimizer_config, per_epoch, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _logs_step(self) -> bool:
+        """Whether Lightning writes this step's figures; the others need not be handed to it."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def _evaluation_noise(self, x: Tensor, split: str, batch_idx: int) -> Tensor | None:
         if not self.is_image:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from glow.data import ArrayData
-from glow.errors import check_positive
+from glow.errors import UsageError, check_positive
 from glow.evaluation.pictures import density_picture, sample_grid, save_picture, temperature_grid
 from glow.seeds import generator
 from glow.training.module import FlowModule
@@ -43,6 +43,8 @@ class Pictures(L.Callback):
         check_positive("callbacks.pictures.every_n_epochs", every_n_epochs, integer=True)
         check_positive("callbacks.pictures.n", n, integer=True)
         check_positive("callbacks.pictures.columns", columns, integer=True)
+        if not temperatures:
+            raise UsageError("callbacks.pictures.temperatures is empty: give at least one")
         for value in (temperature, *temperatures):
             check_positive("callbacks.pictures.temperature", value)
         self.dirpath = Path(dirpath)
@@ -55,7 +57,7 @@ class Pictures(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw while the averaged weights are still in place."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if due and trainer.state.fn == "fit" and not trainer.sanity_checking:
             assert isinstance(pl_module, FlowModule)
             self.draw(trainer, pl_module, f"step_{trainer.global_step:07d}")
 

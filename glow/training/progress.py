@@ -33,14 +33,17 @@ class Throughput(L.Callback):
         """Examples per second over the whole run."""
         return self.images / max(self.seconds, 1e-9)
 
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Start the clock of a stretch."""
+        if self._since is None:
+            self._since = time.monotonic()
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count, and log about once a second."""
         now = time.monotonic()
-        if self._since is None:  # the first batch of a stretch only starts the clock
-            self._since = now
-            return
+        assert self._since is not None
         self._recent += len(batch[0]) * trainer.world_size
         elapsed = now - self._since
         if elapsed >= 1 or trainer.is_last_batch:

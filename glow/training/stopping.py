@@ -10,55 +10,68 @@ import lightning as L
 
 
 class StopGracefully(L.Callback):
-    """Treat the first Ctrl-C (SIGINT) like SIGTERM: finish the step, save, stop. A second one stops at once.
+    """On SIGTERM or Ctrl-C (SIGINT) finish the optimizer step, save, stop; on a second one stop at once.
 
-    Lightning's own answer to Ctrl-C is to stop anywhere, possibly between two halves of a step, and to
-    SIGTERM during a validation, to take the rest of that validation for the whole when it is resumed.
-    Here a validation that has begun is finished. ``received`` is the SIGINT that stopped the run, if one did.
+    All devices agree after every batch, so that they stop at the same one. Lightning's own handlers,
+    which these replace while training lasts, stop at Ctrl-C anywhere, at SIGTERM between the batches that
+    share an optimizer step or in the middle of a validation (the rest of which a resumed run would take
+    for the whole), and broadcast from within the handler.
+
+    ``received`` is the signal that this process got, if it got one.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous: Any = None
-        self._deferred = False
+        self._stopping = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over SIGINT."""
+        """Take over the signals."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if trainer.is_global_zero:
-                print("\nstopping after this step (Ctrl-C again stops at once)", flush=True)
             self.received = signal.Signals(number)
-            # The flag that Lightning's loops look at between steps.
-            trainer._signal_connector.received_sigterm = True
-            signal.signal(number, self._previous)
+            if trainer.is_global_zero:
+                print(f"\n{self.received.name}: stopping after this step (again to stop at once)", flush=True)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        self._previous = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, handle)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, handle)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Look away until the validation is over."""
-        if trainer.received_sigterm and trainer.state.fn == "fit":
-            self._deferred = True
-            trainer._signal_connector.received_sigterm = False
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Agree, and stop if this was the last batch of an optimizer step."""
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        self._stopping = stop and not trainer.fit_loop._should_accumulate()
+        self._tell(trainer, self._stopping)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A validation that begins is finished."""
+        if trainer.state.fn == "fit":
+            self._tell(trainer, False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop now."""
-        if self._deferred:
-            self._deferred = False
-            trainer._signal_connector.received_sigterm = True
+        """Now it may stop."""
+        if trainer.state.fn == "fit":
+            self._tell(trainer, self._stopping)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give it back."""
+        """Give the signals back."""
         self._restore()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Give it back."""
+        """Give the signals back."""
         self._restore()
 
+    @staticmethod
+    def _tell(trainer: L.Trainer, stop: bool) -> None:
+        # The flag that Lightning's loops look at between batches; they end with a SIGTERMException.
+        trainer._signal_connector.received_sigterm = stop
+
     def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -163,6 +163,7 @@ class TestAffineCoupling:
         coupling = AffineCoupling(MLP(2, 4, 8), min_scale=0.25).eval()
         _, log_det = coupling.transform(torch.zeros(1, 2), torch.full((1, 4), -100.0))
         assert log_det.item() == pytest.approx(2 * math.log(0.25))
+        assert coupling.smallest_scale is not None
         assert coupling.smallest_scale.item() == pytest.approx(0.25)
 
     def test_logsigmoid_does_not_overflow(self) -> None:

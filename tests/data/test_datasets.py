@@ -55,7 +55,7 @@ class TestSplits:
 
     @pytest.mark.parametrize("val_size", [5000, 0.0001])
     def test_a_validation_split_that_leaves_nothing(self, val_size: float) -> None:
-        with pytest.raises(UsageError, match="dataset.val_size=.* both need at least one"):
+        with pytest.raises(UsageError, match=r"dataset.val_size=.* both need at least one"):
             Digits(**DIGITS, val_size=val_size).setup("fit")
 
     def test_fewer_images_than_a_batch(self) -> None:
@@ -103,6 +103,14 @@ class TestTorchvision:
         with pytest.raises(UsageError, match="MNIST is not in dataset.root=.*could not be downloaded"):
             data.prepare_data()
 
+    def test_damaged(self, fake_mnist: Path) -> None:
+        (fake_mnist / "MNIST/raw/train-images-idx3-ubyte").write_bytes(b"")
+        data = TorchvisionData(kind="MNIST", root=str(fake_mnist), name="m", shape=[1, 28, 28], batch_size=8)
+        with pytest.raises(
+            UsageError, match="the files of MNIST in dataset.root=.* are damaged.*remove them"
+        ):
+            data.prepare_data()
+
     def test_unknown_kind(self) -> None:
         with pytest.raises(UsageError, match="dataset.kind='MNITS' is not one of .* did you mean 'MNIST'"):
             TorchvisionData(kind="MNITS", root="x", name="x", shape=[1], batch_size=1)
@@ -131,6 +139,35 @@ class TestImageFolder:
             shutil.copytree(picture_folder, picture_folder.parent / "splits" / split)
         data = loaded(self.folder(picture_folder.parent / "splits", test_size=0.25))
         assert {k: len(v[0]) for k, v in data.splits.items()} == {"train": 30, "val": 40, "test": 10}
+
+    def test_classes_are_those_of_the_training_pictures(self, picture_folder: Path) -> None:
+        root = picture_folder.parent / "splits"
+        shutil.copytree(picture_folder, root / "train")
+        shutil.copytree(picture_folder / "dog", root / "test" / "dog")
+        assert loaded(self.folder(root)).splits["test"][1].unique().tolist() == [1]
+        shutil.copytree(picture_folder / "dog", root / "test" / "yak")
+        with pytest.raises(UsageError, match="has the class yak, which the training pictures lack"):
+            loaded(self.folder(root))
+
+    @pytest.mark.parametrize("names", [["train", "cat"], ["test", "val"]])
+    def test_ambiguous_folders(self, tmp_path: Path, names: list[str]) -> None:
+        for name in names:
+            (tmp_path / name).mkdir()
+        with pytest.raises(UsageError, match="either the splits train, val and test.*or classes"):
+            self.folder(tmp_path)
+
+    def test_an_empty_test_folder_is_told_at_the_start(self, picture_folder: Path) -> None:
+        root = picture_folder.parent / "splits"
+        shutil.copytree(picture_folder, root / "train")
+        (root / "test").mkdir()
+        with pytest.raises(UsageError, match="no pictures below .*test"):
+            self.folder(root).setup("fit")
+
+    def test_linked_classes(self, picture_folder: Path) -> None:
+        (picture_folder.parent / "links").mkdir()
+        (picture_folder.parent / "links" / "cat").symlink_to(picture_folder / "cat")
+        data = loaded(self.folder(picture_folder.parent / "links"))
+        assert sum(len(x) for x, _ in data.splits.values()) == 20
 
     def test_no_classes(self, picture_folder: Path) -> None:
         assert loaded(self.folder(picture_folder / "cat")).splits["train"][1] is None
@@ -185,6 +222,11 @@ class TestReadPicture:
                 x = read_picture(path, 8, channels)
                 assert x.shape == (channels, 8, 8)
                 assert x.dtype == torch.uint8
+            red, grey = read_picture(path, 8, 3)[:, 0, 0].int(), read_picture(path, 8, 3)[:, 0, 7].int()
+            if mode not in ("L", "LA", "1"):
+                assert (red - torch.tensor([255, 0, 0])).abs().max() <= 3, mode
+            if mode not in ("1", "P"):  # a palette of web colours has no such grey
+                assert (grey - 128).abs().max() <= 3, mode
         assert torch.equal(read_picture(tmp_path / "RGB.png", 8, 3).permute(1, 2, 0), torch.from_numpy(rgb))
 
     def test_transparent_pixels_become_white(self, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -90,6 +93,37 @@ class TestEMA:
     def test_bad_decay(self) -> None:
         with pytest.raises(UsageError, match=r"callbacks.ema.decay must be in \[0, 1\), got 1"):
             EMA(decay=1)
+
+
+class TestProgress:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def test_a_bar_on_a_terminal(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = self.Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        run(
+            "model.depth=1", "model.width=8", "trainer.max_epochs=2", "callbacks.pictures=null",
+            "callbacks.estimate=null",
+        )  # fmt: skip
+        shown = terminal.getvalue()
+        assert "images/s=" in shown
+        assert re.search(r"ETA=\d+:\d\d", shown)
+        assert "val/bpd=" in shown
+
+    def test_plain_lines_elsewhere(self, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        run(
+            "model.depth=1", "model.width=8", "trainer.max_epochs=2", "callbacks.pictures=null",
+            "callbacks.estimate=null", "callbacks.progress.every_seconds=0",
+        )  # fmt: skip
+        lines = capsys.readouterr().out.splitlines()
+        pattern = r"step \d+/\d+, epoch \d, (train|val) \d\.\d+ bits/dim, [\d,]+ images/s, ETA \d+:\d\d"
+        assert sum(bool(re.fullmatch(pattern, line)) for line in lines) > 5
+
+    def test_none_at_all(self, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        run("debug=fast", "model.depth=1", "model.width=8", "trainer.enable_progress_bar=false")
+        assert "step " not in capsys.readouterr().out.replace("steps", "")
 
 
 def test_clock() -> None:
