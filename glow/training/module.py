@@ -57,6 +57,7 @@ class FlowModule(L.LightningModule):
         self.train_mean.persistent(True)  # an epoch that is resumed keeps what it had
         self.test_name = "test"
         """What the next test's figures are logged under."""
+        self._trained = False
         self._loss = torch.tensor(0.0)
 
     def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
@@ -70,6 +71,11 @@ class FlowModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """A new mean; not called when an epoch is resumed."""
         self.train_mean.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean over the epoch (once: handing the metric to Lightning in every step costs time)."""
+        if self._trained:  # not so when a run is resumed at the end of an epoch
+            self.log(f"train/{self.unit}", self.train_mean.compute())
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
@@ -92,7 +98,7 @@ class FlowModule(L.LightningModule):
         loss = values.mean()
         self._loss = self._loss.to(loss.device) + loss.detach()
         self.train_mean.update(values.detach())
-        self.log(f"train/{self.unit}", self.train_mean, on_step=False, on_epoch=True, batch_size=len(x))
+        self._trained = True
         if self._logs_step:
             self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(x))
         return loss
