@@ -81,7 +81,7 @@ class AffineCoupling(Coupling):
       m = 0, the release's choice, its inverse is unbounded;
     - ``"tanh"`` (RealNVP): :math:`\log s = b \tanh(h / b)` with b = 3, bounded in both directions.
 
-    In evaluation mode ``smallest_scale`` is the smallest scale used since it was last set to None.
+    In evaluation mode ``smallest_scale`` is the smallest scale that ``forward`` used since it was None.
 
     Args:
         network: see ``Coupling``.
@@ -108,6 +108,11 @@ class AffineCoupling(Coupling):
     def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """(x + t) s, log-det (B,)."""
         shift, log_scale = self._parameters_from(h)
+        if not self.training:
+            smallest = log_scale.detach().amin().exp()
+            if self.smallest_scale is not None:
+                smallest = torch.minimum(smallest, self.smallest_scale)
+            self.smallest_scale = smallest
         return (x + shift) * log_scale.exp(), sum_event(log_scale)
 
     def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,9 +129,4 @@ class AffineCoupling(Coupling):
         else:
             sigmoid = torch.sigmoid(raw + self.SHARPNESS)
             log_scale = torch.log(self.min_scale + (1 - self.min_scale) * sigmoid)
-        if not self.training:
-            smallest = log_scale.detach().amin().exp()
-            if self.smallest_scale is not None:
-                smallest = torch.minimum(smallest, self.smallest_scale)
-            self.smallest_scale = smallest
         return shift, log_scale

@@ -32,6 +32,7 @@ NOISE = (
     "The number of training batches",  # fewer than log_every_n_steps: the epoch's figures are logged
     "GPU available but not used",
     "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler continues there
+    "It is recommended to use `self.log('train/",  # the metric is already the mean over devices
     "`ModelCheckpoint(monitor=",  # a run that is stopped before its first validation
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 on torch 2.11
 )

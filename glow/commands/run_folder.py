@@ -30,7 +30,7 @@ MAY_DIFFER = (
     "callbacks.progress",
     "callbacks.estimate",
 )
-"""Settings that a continued run may have changed: how long, where and on what it runs, not what it computes.
+"""Settings that a continued run may have changed: how long, where and on what it runs.
 Besides these, the paths that follow the run's folder, and ``dataset.root`` where it only says where a known
 dataset lies."""
 
@@ -88,7 +88,7 @@ def check_same(folder: Path, cfg: DictConfig) -> bool:
                 f"{folder} has files but no config.yaml, so it is not a run: choose another name="
             )
         return False
-    if not any((folder / "checkpoints").glob("*.ckpt")):
+    if not any((folder / "checkpoints").glob("*.ckpt")) and not (folder / "results.json").is_file():
         return False
     there = _flat(OmegaConf.load(file))
     here = _flat(cfg)

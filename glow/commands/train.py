@@ -84,6 +84,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     last = _callback(trainer, LastCheckpoint)
     checkpoint = last.path if last and last.path.is_file() else None
     _say_start(cfg, module, trainer, folder, checkpoint)
+    if checkpoint is not None:
+        module.flow.initialized = True  # by what the checkpoint holds
     _fit(cfg, trainer, module, data, checkpoint)
     return _finish(cfg, trainer, module, data, folder)
 
@@ -118,11 +120,14 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     if not cfg.trainer.enable_progress_bar:
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     loggers = [_make(f"logger.{k}", c) for k, c in (cfg.get("logger") or {}).items() if c is not None]
+    if not loggers:
+        callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.LearningRateMonitor)]
     trainer = _make(
         "trainer",
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers or False,
+        enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
         default_root_dir=cfg.run_dir,
         use_distributed_sampler=False,  # our samplers count every example once
     )
@@ -131,8 +136,8 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
 
 def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
     """Instantiate a node of the configuration; what it refuses is told with the node's name."""
-    if not isinstance(cfg, DictConfig):
-        raise UsageError(f"{name} must be a group of settings or null, got {cfg!r}")
+    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
+        raise UsageError(f"{name} must be a group of settings with a _target_, or null, got {cfg!r}")
     try:
         return instantiate(cfg, _convert_="all", **more)
     except InstantiationException as error:
@@ -183,6 +188,9 @@ def _finish(
     cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, folder: Path
 ) -> dict[str, Any]:
     """Test the best weights, raw and averaged; write ``results.json``; draw the last picture."""
+    stop = _callback(trainer, StopGracefully)
+    if stop is not None and stop.received is not None:  # during the last validation
+        _leave(cfg, trainer)
     steps, epochs = trainer.global_step, trainer.current_epoch
     best = trainer.strategy.broadcast(_best_checkpoint(trainer))
     averaged = _callback(trainer, EMA) is not None
@@ -201,6 +209,8 @@ def _finish(
             figures = trainer.test(module, data, verbose=False)
         except SIGTERMException:
             _leave(cfg, trainer)
+        except SystemExit:  # Ctrl-C
+            sys.exit(130)
         if figures:
             test[kind] = figures[0][f"{module.test_name}/{module.unit}"]
             examples = int(figures[0][f"{module.test_name}/examples"])
@@ -218,7 +228,7 @@ def _finish(
         "epochs": epochs,
         "train_seconds": round(throughput.seconds, 1) if throughput else None,
         "images_per_s": round(throughput.mean, 1) if throughput else None,
-        "checkpoint": best and str(Path(best).relative_to(folder.resolve())),
+        "checkpoint": best and _inside(Path(best), folder),
         "picture": None,
         "seed": cfg.seed,
         "device": _device_name(trainer),
@@ -235,12 +245,18 @@ def _finish(
         if pictures is not None:
             module.to(trainer.strategy.root_device).eval()
             drawn = pictures.draw_final(trainer, module)
-            results["picture"] = drawn and str(drawn.relative_to(folder))
+            results["picture"] = drawn and _inside(drawn, folder)
             _write_results(results, folder)
         for logger in trainer.loggers:
             logger.finalize("success")
         _say_results(results, folder)
     return results
+
+
+def _inside(path: Path, folder: Path) -> str:
+    """The path as seen from the folder; as it is if it lies elsewhere."""
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _write_results(results: dict[str, Any], folder: Path) -> None:

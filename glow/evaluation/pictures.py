@@ -14,7 +14,7 @@ from torchvision.utils import make_grid
 from glow.errors import UsageError
 from glow.flow import Flow
 
-SMALLEST_SIDE = 48
+SMALLEST_SIDE = 64
 """Images with a shorter side, in pixels, are enlarged by a whole factor so that a person can see them."""
 
 

@@ -72,6 +72,10 @@ class LastCheckpoint(ModelCheckpoint):
             progress: Any = trainer.fit_loop.epoch_progress
             for counter in (progress.current, progress.total):
                 counter.processed = counter.completed
+        # An error in the middle of a validation: do all of it again, not the rest.
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        if validation.restarted_mid_evaluation:
+            validation.batch_progress.current.reset()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """And no longer."""

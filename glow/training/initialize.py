@@ -15,8 +15,8 @@ class Initialize(L.Callback):
     """Initialize the flow from one batch: before any distributed wrapping, and before the EMA copy.
 
     It runs in ``setup``, which Lightning calls before it loads a checkpoint and before it wraps the
-    model, on a batch that the seed alone chooses, so that all devices compute the same. A resumed run
-    takes the checkpoint's values instead. Must come before ``EMA`` in the list of callbacks.
+    model, on a batch that the seed alone chooses, so that all devices compute the same. A flow that is
+    initialized, as that of a resumed run, is left alone. Must come before ``EMA`` in the list of callbacks.
 
     Args:
         images: size of the batch; the paper's code uses at least 256 for a real model.
@@ -27,10 +27,10 @@ class Initialize(L.Callback):
         self.images = images
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Initialize, unless that was done or a checkpoint is about to be loaded."""
+        """Initialize, unless that was done."""
         assert isinstance(pl_module, FlowModule)
         flow = pl_module.flow
-        if stage != "fit" or flow.initialized or trainer.ckpt_path is not None:
+        if stage != "fit" or flow.initialized:
             return
         assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
         device = trainer.strategy.root_device

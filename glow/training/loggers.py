@@ -18,7 +18,7 @@ class AppendingCSVLogger(CSVLogger):
     """
 
     def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="")
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=10)
 
     @property
     @rank_zero_experiment
@@ -28,6 +28,7 @@ class AppendingCSVLogger(CSVLogger):
             return self._experiment
         path = Path(self.log_dir) / "metrics.csv"
         before = path.read_bytes() if path.is_file() else b""
+        before = before[: before.rfind(b"\n") + 1]  # without a row that was cut off
         writer: Any = super().experiment
         if before:
             path.write_bytes(before)

@@ -68,6 +68,11 @@ class FlowModule(L.LightningModule):
         log_prob = self.flow(batch[0], y, noise)
         return bits_per_dim(log_prob, self.flow.event_shape) if self.is_image else -log_prob
 
+    def on_train_start(self) -> None:
+        """The mean so far that a checkpoint holds is that of the first device; no other may count it again."""
+        if self.trainer.global_rank > 0:
+            self.train_mean.reset()
+
     def on_train_epoch_start(self) -> None:
         """A new mean; not called when an epoch is resumed."""
         self.train_mean.reset()
@@ -120,8 +125,10 @@ class FlowModule(L.LightningModule):
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         loss, self._loss = self._loss, torch.zeros_like(self._loss)
-        # Half precision overflows now and then, and its gradient scaler leaves such steps out.
-        checked = loss if self.trainer.precision == "16-mixed" else loss + norm
+        # Half precision overflows now and then, and its gradient scaler leaves such steps out. The norm is
+        # the same on all devices, the loss is not, and they must agree to stop.
+        half = self.trainer.precision == "16-mixed"
+        checked = self.trainer.strategy.reduce(loss) if half else loss + norm
         if not torch.isfinite(checked):
             what = "gradient" if torch.isfinite(loss) else "loss"
             self._stop(f"the {what} is not finite at step {self.trainer.global_step}")
@@ -155,7 +162,7 @@ class FlowModule(L.LightningModule):
     def _logs_step(self) -> bool:
         """Whether Lightning writes this step's figures; the others need not be handed to it."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and (self.trainer.global_step + 1) % every == 0
+        return every > 0 and (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
     def _evaluation_noise(self, x: Tensor, split: str, batch_idx: int) -> Tensor | None:
         if not self.is_image:

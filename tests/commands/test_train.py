@@ -177,6 +177,21 @@ class TestFolder:
 
 
 class TestSettings:
+    def test_checkpoints_elsewhere(self, run: Run, tmp_path: Path) -> None:
+        results = run(*DIGITS, f"callbacks.best.dirpath={tmp_path}/far")
+        assert results["checkpoint"] == f"{tmp_path}/far/best.ckpt"
+
+    def test_a_resumed_run_is_not_initialized_again(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        from glow.flow import Flow
+
+        calls = []
+        monkeypatch.setattr(
+            Flow, "initialize", lambda self, *a, _of=Flow.initialize: (calls.append(1), _of(self, *a))
+        )
+        run(*DIGITS)
+        run(*DIGITS, "trainer.max_steps=4", "trainer.max_epochs=2")
+        assert len(calls) == 1
+
     def test_class_conditional(self, run: Run, tmp_path: Path) -> None:
         results = run(*SMALL, "model.class_conditional=true", "callbacks.estimate=null")
         assert results["parameters"] > 0
@@ -185,7 +200,7 @@ class TestSettings:
 
     def test_without_callbacks_and_loggers(self, run: Run) -> None:
         results = run(
-            "debug=fast", "model.depth=1", "model.width=8", "logger=csv", "callbacks.ema=null",
+            "debug=fast", "model.depth=1", "model.width=8", "logger=none", "callbacks.ema=null",
             "callbacks.pictures=null", "callbacks.best=null", "callbacks.estimate=null",
         )  # fmt: skip
         assert set(results["test"]) == {"raw"}

@@ -336,6 +336,32 @@ def test_stopped_and_repeated_is_the_same_as_uninterrupted(
             assert a == pytest.approx(b, rel=1e-5), f"{key} at {step}"
 
 
+def test_a_validation_that_failed_is_done_again_as_a_whole(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*TINY, "trainer.max_epochs=1", "dataset.val_size=400"]
+    whole = run("name=whole", *settings)
+    with monkeypatch.context() as patch:
+
+        def fail(self: FlowModule, batch: Any, batch_idx: int, *args: Any) -> None:
+            if batch_idx == 2:
+                raise RuntimeError("out of memory")
+
+        patch.setattr(FlowModule, "on_validation_batch_start", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run("name=parts", *settings)
+    assert run("name=parts", *settings)["val"] == whole["val"]
+
+
+def test_a_row_that_was_cut_off_is_dropped(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    run("name=run", *TINY, "trainer.max_epochs=1")
+    file = tmp_path / "outputs/run/metrics.csv"
+    file.write_bytes(file.read_bytes() + b"1,2,3")
+    run("name=run", *TINY, "trainer.max_epochs=2", "trainer.limit_test_batches=null")
+    with file.open() as rows:
+        assert all(None not in row for row in csv.DictReader(rows))
+
+
 def test_a_killed_run_continues_from_its_last_epoch(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
