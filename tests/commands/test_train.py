@@ -436,10 +436,8 @@ class TestCommandLine:
 
 
 def readme_commands() -> list[str]:
-    blocks = re.findall(
-        r"^(?: {4}|\$ )?(python train\.py.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    return sorted({re.sub(r"\s+#.*", "", line).strip() for line in blocks})
+    commands = re.findall(r"python train\.py[^`\n|]*", (ROOT / "README.md").read_text())
+    return sorted({re.sub(r"\s+#.*", "", command).strip() for command in commands})
 
 
 @pytest.mark.parametrize("command", readme_commands())
