@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 
 from glow.errors import NonFiniteError
 
@@ -53,14 +54,20 @@ class LastCheckpoint(ModelCheckpoint):
             save_on_exception=True,
         )
         self._training = False
+        self._in_validation = False
 
     @property
     def path(self) -> Path:
         """Where the checkpoint is, or will be."""
         return Path(str(self.dirpath)) / "last.ckpt"
 
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it was saved in a validation. There is one file, always replaced: nothing else to know."""
+        return {"in_validation": self._in_validation}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore: there is one file, and it is always replaced."""
+        """The same."""
+        self._in_validation = state_dict["in_validation"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on the state is worth keeping."""
@@ -72,10 +79,12 @@ class LastCheckpoint(ModelCheckpoint):
             progress: Any = trainer.fit_loop.epoch_progress
             for counter in (progress.current, progress.total):
                 counter.processed = counter.completed
-        # An error in the middle of a validation: do all of it again, not the rest.
-        validation = trainer.fit_loop.epoch_loop.val_loop
-        if validation.restarted_mid_evaluation:
+        # After an error in a validation Lightning would do the rest of it, or none; here it is done again.
+        if self._in_validation:
+            validation = trainer.fit_loop.epoch_loop.val_loop
             validation.batch_progress.current.reset()
+            validation._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            self._in_validation = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """And no longer."""
@@ -87,6 +96,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Save, unless the weights may not be those of a whole and healthy step of training."""
         unhealthy = isinstance(exception, (KeyboardInterrupt, NonFiniteError))
         if self._training and not unhealthy and trainer.global_step > 0:
+            self._in_validation = trainer.validating
             super().on_exception(trainer, pl_module, exception)
         self._training = False
 

@@ -274,7 +274,10 @@ class TestSettings:
             (["output_dir=null"], "output_dir must be a folder, got None"),
             (["output_dir=/proc/nope"], "output_dir=/proc/nope: cannot write"),
             (["callbacks.pictures.temperatures=[]"], "callbacks.pictures.temperatures is empty"),
-            (["callbacks.ema=true"], "callbacks.ema must be a group of settings or null, got True"),
+            (
+                ["callbacks.ema=true"],
+                "callbacks.ema must be a group of settings with a _target_, or null, got True",
+            ),
         ],
         ids=lambda v: v[0] if isinstance(v, list) else "",
     )
