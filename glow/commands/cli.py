@@ -51,6 +51,7 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the errors can be told here
     for beginning in NOISE:
         warnings.filterwarnings("ignore", re.escape(beginning))
+    warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     composed = False
 

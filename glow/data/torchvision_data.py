@@ -45,7 +45,7 @@ class TorchvisionData(ArrayData):
                 self._open(train=True, download=True)
             except (OSError, RuntimeError) as error:
                 raise UsageError(
-                    f"{self.kind} is not in dataset.root={self.root} and could not be downloaded ({error}); "
+                    f"{self.kind} is not in dataset.root={self.root} and could not be downloaded ({' '.join(str(error).split())}); "
                     "set dataset.root to a folder that has it in torchvision's layout"
                 ) from error
 
