@@ -1,15 +1,8 @@
-"""`python train.py` end to end, at tiny sizes: the files it leaves, and what it says when it cannot."""
+"""What `python train.py` does, at tiny sizes: the files it leaves, and what it says when it cannot."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import re
-import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +14,11 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
-from PIL import Image
 
 from glow.commands.cli import CONF
 from glow.errors import UsageError
+
+from .files import check_files
 
 ROOT = CONF.parent
 Run = Callable[..., dict[str, Any]]
@@ -35,42 +29,6 @@ DIGITS = (*SMALL, "callbacks.estimate=null", "callbacks.pictures=null")
 def compose(*overrides: str) -> Any:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("train", list(overrides))
-
-
-def shell(tmp_path: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python train.py ...` in a process of its own, as a user types it."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments, f"output_dir={tmp_path}/outputs"],
-        capture_output=True, text=True, timeout=240, cwd=tmp_path, **options,
-    )  # fmt: skip
-
-
-def check_files(folder: Path, results: dict[str, Any], image: bool = True) -> None:
-    """Everything that a run's folder must hold."""
-    saved = json.loads((folder / "results.json").read_text())
-    assert saved == json.loads(json.dumps(results))
-    for key in ("test", "val", "seed", "versions", "git_commit", "parameters", "steps", "images_per_s"):
-        assert key in saved, key
-    assert all(v is not None and 0 < abs(v) < 100 for v in saved["test"].values())
-    assert set(saved["test"]) == ({"ema", "raw"} if image else {"raw"})
-    config = OmegaConf.load(folder / "config.yaml")
-    assert "${" not in (folder / "config.yaml").read_text(), "the configuration must be resolved"
-    assert config.seed == saved["seed"]
-    header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
-    unit = "bpd" if image else "nll"
-    for key in (f"train/{unit}", f"val/{unit}", f"test/{unit}", "train/grad_norm", "step"):
-        assert key in header, key
-    assert any(k.startswith("lr-") for k in header)
-    assert list((folder / "tensorboard").glob("events*"))
-    for name in ("best", "last"):
-        checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
-        assert checkpoint["hyper_parameters"]["model"]["family"] in ("glow", "realnvp")
-    pictures = sorted(p.name for p in (folder / "samples").glob("*.png"))
-    assert any(p.startswith("step_") for p in pictures)
-    assert saved["picture"] == ("samples/temperatures.png" if image else "samples/density.png")
-    final = Image.open(folder / saved["picture"])
-    assert min(final.size) > 30
-    assert len(set(final.convert("L").getdata())) > 2, "an empty picture"
 
 
 class TestEveryDataset:
@@ -284,188 +242,3 @@ class TestSettings:
     def test_bad_ones(self, run: Run, overrides: list[str], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             run(*overrides)
-
-
-class TestCommandLine:
-    """In a process of its own: what a user sees."""
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["model.widht=3"], "error: model.widht is not a setting; did you mean 'model.width'"),
-            (["datset=mnist"], "error: datset is not a setting; did you mean 'dataset'"),
-            (["dataset=mnits"], "error: dataset=mnits is not one of cifar10, digits,"),
-            (["dataset=image_folder"], "error: dataset.root is missing"),
-            (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
-            (["logger=null"], "error: logger cannot be null; choose one of csv, default, none"),
-            (["optimizer.lr=fast"], "error: optimizer.lr must be a number above zero, got 'fast'"),
-            (["dataset=image_folder", "dataset.root=nowhere"], "error: dataset.root=nowhere is not a folder"),
-        ],
-        ids=lambda v: v[0] if isinstance(v, list) else "",
-    )
-    def test_errors_are_one_sentence(self, tmp_path: Path, arguments: list[str], message: str) -> None:
-        result = shell(tmp_path, *arguments)
-        assert result.returncode == 2
-        assert message in result.stderr
-        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-
-    def test_help(self, tmp_path: Path) -> None:
-        result = shell(tmp_path, "--help")
-        assert result.returncode == 0
-        for text in (
-            "dataset: cifar10, digits",
-            "experiment: cifar10_paper",
-            "resume=false",
-            "trainer.precision",
-        ):
-            assert text in result.stdout, text
-
-    @pytest.mark.slow
-    def test_sigterm_saves_and_exits_143_and_the_command_continues(self, tmp_path: Path) -> None:
-        arguments = [
-            "model.depth=1", "model.width=8", "callbacks.pictures=null", "trainer.max_epochs=12",
-            "callbacks.progress.every_seconds=0", "dataset.batch_size=128", "callbacks.estimate=null",
-        ]  # fmt: skip
-        command = [sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", *arguments]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.match(r"step (3\d|[4-9]\d)/", line):
-                process.send_signal(signal.SIGTERM)
-                break
-        rest = process.stdout.read()
-        assert process.wait(60) == 143
-        assert "to continue, repeat the command" in rest
-        assert shell(tmp_path, *arguments).returncode == 0
-        whole = shell(tmp_path, "name=whole", *arguments)
-        assert whole.returncode == 0, whole.stderr
-        assert re.search(
-            r"step \d+/132, epoch \d+, train [\d.]+ bits/dim, [\d,]+ images/s, ETA \d+:\d\d", whole.stdout
-        )
-        figures = [
-            json.loads((tmp_path / f"outputs/{n}/results.json").read_text())
-            for n in ("digits-glow_small", "whole")
-        ]
-        assert figures[0]["test"] == figures[1]["test"]
-        states = [
-            torch.load(tmp_path / f"outputs/{n}/checkpoints/last.ckpt", weights_only=True)[
-                "current_model_state"
-            ]
-            for n in ("digits-glow_small", "whole")
-        ]
-        assert all(torch.equal(a, states[1][k]) for k, a in states[0].items() if isinstance(a, torch.Tensor))
-
-    @pytest.mark.slow
-    def test_ctrl_c_saves_and_exits_130(self, tmp_path: Path) -> None:
-        command = [
-            sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", "model.depth=1", "model.width=8",
-            "callbacks.pictures=null", "trainer.max_epochs=500", "callbacks.progress.every_seconds=0",
-        ]  # fmt: skip
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("step 7/"):
-                process.send_signal(signal.SIGINT)
-                break
-        process.stdout.read()
-        assert process.wait(60) == 130
-        last = tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt"
-        assert torch.load(last, weights_only=True)["global_step"] >= 7
-
-    @pytest.mark.slow
-    def test_two_devices_in_bf16(self, tmp_path: Path, fake_mnist: Path) -> None:
-        """`python train.py dataset=mnist trainer.devices=2 trainer.precision=bf16-mixed`."""
-        tiny = [
-            "dataset=mnist", f"dataset.root={fake_mnist}", "dataset.val_size=21", "model.depth=1", "model.width=8",
-            "trainer.max_epochs=2", "callbacks.pictures.n=4", "dataset.batch_size=32", "callbacks.estimate=null",
-        ]  # fmt: skip
-        two = ["trainer.accelerator=cpu", "trainer.devices=2"]
-        result = shell(tmp_path, *tiny, *two, "trainer.precision=bf16-mixed")
-        assert result.returncode == 0, result.stderr
-        folder = tmp_path / "outputs/mnist-glow_small"
-        results = json.loads((folder / "results.json").read_text())
-        assert results["devices"] == 2
-        assert results["precision"] == "bf16-mixed"
-        check_files(folder, results)
-        assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["mnist-glow_small"]
-        assert results["test_examples"] == 60
-        # In float32 two devices and one see the same images and noise: the same run up to rounding.
-        exact = []
-        for name, devices in (("one", ["trainer.accelerator=cpu"]), ("two", two)):
-            result = shell(tmp_path, *tiny, *devices, f"name={name}", "callbacks.ema=null")
-            assert result.returncode == 0, result.stderr
-            exact.append(json.loads((tmp_path / f"outputs/{name}/results.json").read_text()))
-        assert exact[0]["steps"] == exact[1]["steps"] == 12
-        assert exact[0]["test"]["raw"] == pytest.approx(exact[1]["test"]["raw"], abs=5e-3)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_two_devices_stop_together(self, tmp_path: Path, number: int, status: int) -> None:
-        """The signal goes to both processes, as from a terminal or a scheduler."""
-        arguments = [
-            "model.depth=1", "model.width=8", "callbacks.pictures=null", "trainer.max_epochs=500",
-            "callbacks.progress.every_seconds=0", "trainer.accelerator=cpu", "trainer.devices=2",
-            "callbacks.estimate=null",
-        ]  # fmt: skip
-        command = [sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", *arguments]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("step 9/"):
-                os.killpg(process.pid, number)
-                break
-        process.stdout.read()
-        assert process.wait(60) == status
-        last = tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt"
-        assert torch.load(last, weights_only=True)["global_step"] >= 9
-
-    @pytest.mark.slow
-    def test_multirun(self, tmp_path: Path) -> None:
-        result = shell(
-            tmp_path, "-m", "debug=fast", "model.depth=1", "model.width=4,8", "callbacks.pictures=null"
-        )
-        assert result.returncode == 0, result.stderr
-        folders = sorted(p.parent.name for p in (tmp_path / "outputs").glob("*/results.json"))
-        assert len(folders) == 2
-        assert "model.width=4" in folders[0]
-
-    @pytest.mark.slow
-    def test_an_uneven_batch_is_refused(self, tmp_path: Path) -> None:
-        result = shell(tmp_path, "trainer.accelerator=cpu", "trainer.devices=2", "dataset.batch_size=33")
-        assert result.returncode != 0
-        assert "dataset.batch_size=33 is global and does not divide by the 2 devices" in result.stderr
-
-
-def readme_commands() -> list[str]:
-    commands = re.findall(r"python train\.py[^`\n|]*", (ROOT / "README.md").read_text())
-    return sorted({re.sub(r"\s+#.*", "", command).strip() for command in commands})
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_of_the_readme(
-    run: Run, command: str, fake_mnist: Path, fake_cifar: Path, picture_folder: Path
-) -> None:
-    """Every training command of the README, at a tiny size and on small data."""
-    arguments = shlex.split(command)[2:]
-    if "--help" in arguments or any(a.startswith("trainer.devices") for a in arguments):
-        return  # TestCommandLine runs these
-    arguments = [
-        a
-        for a in arguments
-        if not a.startswith(("dataset.root", "trainer.max_time", "name", "trainer.max_epochs"))
-    ]
-    dataset = next((a.partition("=")[2] for a in arguments if a.startswith("dataset=")), "")
-    root = {"image_folder": picture_folder, "cifar10": fake_cifar}.get(dataset, fake_mnist)
-    if dataset in ("mnist", "fashion_mnist", "cifar10", "image_folder"):
-        arguments += [f"dataset.root={root}", "dataset.val_size=4"]
-    elif any("cifar10" in a for a in arguments):
-        arguments += [f"dataset.root={fake_cifar}", "dataset.val_size=4"]
-    points = any(a.endswith(("two_moons", "eight_gaussians")) for a in arguments)
-    run(
-        *arguments,
-        "debug=fast",
-        *([] if points else ["model.depth=1", "model.width=8"]),
-        "callbacks.estimate=null",
-    )

@@ -1,0 +1,181 @@
+"""`python train.py` in a process of its own: what a user sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glow.commands.cli import CONF
+
+from .files import check_files
+
+ROOT = CONF.parent
+
+
+def shell(tmp_path: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python train.py ...` in a process of its own, as a user types it."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments, f"output_dir={tmp_path}/outputs"],
+        capture_output=True, text=True, timeout=240, cwd=tmp_path, **options,
+    )  # fmt: skip
+
+
+class TestCommandLine:
+    """In a process of its own: what a user sees."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["model.widht=3"], "error: model.widht is not a setting; did you mean 'model.width'"),
+            (["datset=mnist"], "error: datset is not a setting; did you mean 'dataset'"),
+            (["dataset=mnits"], "error: dataset=mnits is not one of cifar10, digits,"),
+            (["dataset=image_folder"], "error: dataset.root is missing"),
+            (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
+            (["logger=null"], "error: logger cannot be null; choose one of csv, default, none"),
+            (["optimizer.lr=fast"], "error: optimizer.lr must be a number above zero, got 'fast'"),
+            (["dataset=image_folder", "dataset.root=nowhere"], "error: dataset.root=nowhere is not a folder"),
+        ],
+        ids=lambda v: v[0] if isinstance(v, list) else "",
+    )
+    def test_errors_are_one_sentence(self, tmp_path: Path, arguments: list[str], message: str) -> None:
+        result = shell(tmp_path, *arguments)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+    def test_help(self, tmp_path: Path) -> None:
+        result = shell(tmp_path, "--help")
+        assert result.returncode == 0
+        for text in (
+            "dataset: cifar10, digits",
+            "experiment: cifar10_paper",
+            "resume=false",
+            "trainer.precision",
+        ):
+            assert text in result.stdout, text
+
+    @pytest.mark.slow
+    def test_sigterm_saves_and_exits_143_and_the_command_continues(self, tmp_path: Path) -> None:
+        arguments = [
+            "model.depth=1", "model.width=8", "callbacks.pictures=null", "trainer.max_epochs=12",
+            "callbacks.progress.every_seconds=0", "dataset.batch_size=128", "callbacks.estimate=null",
+        ]  # fmt: skip
+        command = [sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", *arguments]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.match(r"step (3\d|[4-9]\d)/", line):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+        assert process.wait(60) == 143
+        assert "to continue, repeat the command" in rest
+        assert shell(tmp_path, *arguments).returncode == 0
+        whole = shell(tmp_path, "name=whole", *arguments)
+        assert whole.returncode == 0, whole.stderr
+        assert re.search(
+            r"step \d+/132, epoch \d+, train [\d.]+ bits/dim, [\d,]+ images/s, ETA \d+:\d\d", whole.stdout
+        )
+        figures = [
+            json.loads((tmp_path / f"outputs/{n}/results.json").read_text())
+            for n in ("digits-glow_small", "whole")
+        ]
+        assert figures[0]["test"] == figures[1]["test"]
+        states = [
+            torch.load(tmp_path / f"outputs/{n}/checkpoints/last.ckpt", weights_only=True)[
+                "current_model_state"
+            ]
+            for n in ("digits-glow_small", "whole")
+        ]
+        assert all(torch.equal(a, states[1][k]) for k, a in states[0].items() if isinstance(a, torch.Tensor))
+
+    @pytest.mark.slow
+    def test_ctrl_c_saves_and_exits_130(self, tmp_path: Path) -> None:
+        command = [
+            sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", "model.depth=1", "model.width=8",
+            "callbacks.pictures=null", "trainer.max_epochs=500", "callbacks.progress.every_seconds=0",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 7/"):
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+        assert process.wait(60) == 130
+        last = tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt"
+        assert torch.load(last, weights_only=True)["global_step"] >= 7
+
+    @pytest.mark.slow
+    def test_two_devices_in_bf16(self, tmp_path: Path, fake_mnist: Path) -> None:
+        """`python train.py dataset=mnist trainer.devices=2 trainer.precision=bf16-mixed`."""
+        tiny = [
+            "dataset=mnist", f"dataset.root={fake_mnist}", "dataset.val_size=21", "model.depth=1", "model.width=8",
+            "trainer.max_epochs=2", "callbacks.pictures.n=4", "dataset.batch_size=32", "callbacks.estimate=null",
+        ]  # fmt: skip
+        two = ["trainer.accelerator=cpu", "trainer.devices=2"]
+        result = shell(tmp_path, *tiny, *two, "trainer.precision=bf16-mixed")
+        assert result.returncode == 0, result.stderr
+        folder = tmp_path / "outputs/mnist-glow_small"
+        results = json.loads((folder / "results.json").read_text())
+        assert results["devices"] == 2
+        assert results["precision"] == "bf16-mixed"
+        check_files(folder, results)
+        assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["mnist-glow_small"]
+        assert results["test_examples"] == 60
+        # In float32 two devices and one see the same images and noise: the same run up to rounding.
+        exact = []
+        for name, devices in (("one", ["trainer.accelerator=cpu"]), ("two", two)):
+            result = shell(tmp_path, *tiny, *devices, f"name={name}", "callbacks.ema=null")
+            assert result.returncode == 0, result.stderr
+            exact.append(json.loads((tmp_path / f"outputs/{name}/results.json").read_text()))
+        assert exact[0]["steps"] == exact[1]["steps"] == 12
+        assert exact[0]["test"]["raw"] == pytest.approx(exact[1]["test"]["raw"], abs=5e-3)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_two_devices_stop_together(self, tmp_path: Path, number: int, status: int) -> None:
+        """The signal goes to both processes, as from a terminal or a scheduler."""
+        arguments = [
+            "model.depth=1", "model.width=8", "callbacks.pictures=null", "trainer.max_epochs=500",
+            "callbacks.progress.every_seconds=0", "trainer.accelerator=cpu", "trainer.devices=2",
+            "callbacks.estimate=null",
+        ]  # fmt: skip
+        command = [sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", *arguments]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 9/"):
+                os.killpg(process.pid, number)
+                break
+        process.stdout.read()
+        assert process.wait(60) == status
+        last = tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt"
+        assert torch.load(last, weights_only=True)["global_step"] >= 9
+
+    @pytest.mark.slow
+    def test_multirun(self, tmp_path: Path) -> None:
+        result = shell(
+            tmp_path, "-m", "debug=fast", "model.depth=1", "model.width=4,8", "callbacks.pictures=null"
+        )
+        assert result.returncode == 0, result.stderr
+        folders = sorted(p.parent.name for p in (tmp_path / "outputs").glob("*/results.json"))
+        assert len(folders) == 2
+        assert "model.width=4" in folders[0]
+
+    @pytest.mark.slow
+    def test_an_uneven_batch_is_refused(self, tmp_path: Path) -> None:
+        result = shell(tmp_path, "trainer.accelerator=cpu", "trainer.devices=2", "dataset.batch_size=33")
+        assert result.returncode != 0
+        assert "dataset.batch_size=33 is global and does not divide by the 2 devices" in result.stderr
