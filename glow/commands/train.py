@@ -171,11 +171,8 @@ def _leave(cfg: DictConfig, trainer: L.Trainer) -> None:
     interrupted = stop is not None and stop.received == signal.SIGINT
     if trainer.is_global_zero:
         kept = last_checkpoint(trainer)
-        how = (
-            "repeat the command"
-            if cfg.resume
-            else f"give the command name={Path(cfg.run_dir).name} and no resume="
-        )
+        name = Path(cfg.run_dir).relative_to(cfg.output_dir)
+        how = "repeat the command" + ("" if cfg.resume else f" with name={name} resume=true")
         print(
             f"stopped at step {trainer.global_step}; "
             + (f"to continue, {how}" if kept else "nothing was kept"),

@@ -7,12 +7,12 @@ import time
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from glow.data import ArrayData
 from glow.errors import check_positive
 from glow.training.module import FlowModule
+from glow.training.progress import time_left
 
 
 class TimeEstimate(L.Callback):
@@ -29,8 +29,6 @@ class TimeEstimate(L.Callback):
     def __init__(self, hours: float = 24.0) -> None:
         check_positive("callbacks.estimate.hours", hours)
         self.hours = hours
-        self.estimate: float | None = None
-        """Seconds that the run was estimated to take."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Estimate, and warn if need be."""
@@ -60,11 +58,7 @@ class TimeEstimate(L.Callback):
         pl_module.zero_grad(set_to_none=True)
         steps = trainer.estimated_stepping_batches - trainer.global_step
         rate = len(x) * trainer.world_size / seconds
-        total = steps * trainer.accumulate_grad_batches * data.batch_size / rate
-        for timer in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
-                total = min(total, left)
-        self.estimate = total
+        total = min(steps * trainer.accumulate_grad_batches * data.batch_size / rate, time_left(trainer))
         if self.hours * 3600 < total < math.inf:
             parameters = sum(p.numel() for p in pl_module.parameters())
             rank_zero_warn(

@@ -45,8 +45,7 @@ class FlowModule(L.LightningModule):
         if shift >= 1:
             raise UsageError(f"shift must be below 1, the whole picture, got {shift}")
         self.save_hyperparameters()
-        self.model_config, self.optimizer_config = model, optimizer
-        self.seed, self.shift = seed, shift
+        self.optimizer_config, self.seed, self.shift = optimizer, seed, shift
         self.flow = build(model)
         self.is_image = self.flow.dequantize is not None
         self.unit = "bpd" if self.is_image else "nll"

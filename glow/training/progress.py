@@ -71,6 +71,12 @@ class Throughput(L.Callback):
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
 
 
+def time_left(trainer: L.Trainer) -> float:
+    """Seconds until ``trainer.max_time``; infinite without it."""
+    timers = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
+    return min((left for t in timers if (left := t.time_remaining()) is not None), default=math.inf)
+
+
 class Eta:
     """Seconds to the end of a run, from its own speed since ``start``."""
 
@@ -85,13 +91,10 @@ class Eta:
     def seconds(self, trainer: L.Trainer) -> float:
         """To the last step or the time limit, whichever is first; infinite if neither is set."""
         done, total = trainer.global_step - self._step, trainer.estimated_stepping_batches
-        left = [math.inf]
+        left = time_left(trainer)
         if done and math.isfinite(total):
-            left.append((time.monotonic() - self._began) / done * (total - trainer.global_step))
-        for timer in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(timer, Timer) and (remaining := timer.time_remaining()) is not None:
-                left.append(remaining)
-        return max(0.0, min(left))
+            left = min(left, (time.monotonic() - self._began) / done * (total - trainer.global_step))
+        return max(0.0, left)
 
 
 def clock(seconds: float) -> str:

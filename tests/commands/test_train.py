@@ -163,6 +163,10 @@ class TestSettings:
         )  # fmt: skip
         assert set(results["test"]) == {"raw"}
 
+    @pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+    def test_optimizers(self, run: Run, name: str) -> None:
+        assert run(*DIGITS, f"optimizer={name}", "trainer.gradient_clip_val=1")["steps"] == 2
+
     def test_five_bits(self, run: Run, fake_mnist: Path) -> None:
         results = run(
             *DIGITS, "dataset=mnist", f"dataset.root={fake_mnist}", "dataset.val_size=20", "dataset.grey_levels=32"

@@ -118,6 +118,20 @@ def test_a_row_that_was_cut_off_is_dropped(run: Callable[..., dict[str, Any]], t
         assert all(None not in row for row in csv.DictReader(rows))
 
 
+def test_a_new_folder_is_continued_by_the_advice_given(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*TINY, "trainer.max_epochs=2"]
+    run("name=a/run", *settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(SystemExit):
+            run("name=a/run", "resume=false", *settings)
+    assert "to continue, repeat the command with name=a/run-2 resume=true" in capsys.readouterr().out
+    assert run("name=a/run-2", "resume=true", *settings)["steps"] == 22
+    assert "continuing" in capsys.readouterr().out
+
+
 def test_a_killed_run_continues_from_its_last_epoch(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
