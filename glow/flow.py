@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glow.bijections import Bijection, DataDependent, Dequantize, MultiScale
+from glow.bijections import Bijection, DataDependent, Dequantize, MultiScale, plain
 from glow.bijections.base import Shape, sum_event
 from glow.errors import UsageError, check_positive
 
@@ -152,7 +152,8 @@ class Flow(nn.Module):
         ]
         before, self.initialized = self.initialized, True
         try:
-            self.log_prob(x, y, noise)
+            with plain(self):
+                self.log_prob(x, y, noise)
         except BaseException:
             self.initialized = before
             raise

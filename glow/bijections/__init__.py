@@ -5,6 +5,7 @@ from glow.bijections.base import Bijection, DataDependent
 from glow.bijections.composition import Composition
 from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from glow.bijections.dequantize import Dequantize
+from glow.bijections.level import GlowLevel, GlowStep, plain
 from glow.bijections.linear import InvertibleConv1x1, LUConv1x1, Permutation, PlainConv1x1
 from glow.bijections.multiscale import MultiScale
 from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
@@ -20,6 +21,8 @@ __all__ = [
     "DataDependent",
     "Dequantize",
     "GaussianPrior",
+    "GlowLevel",
+    "GlowStep",
     "InvertibleConv1x1",
     "LUConv1x1",
     "MultiScale",
@@ -28,4 +31,5 @@ __all__ = [
     "SplitPrior",
     "Squeeze",
     "TopPrior",
+    "plain",
 ]

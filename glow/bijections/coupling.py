@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from glow.bijections.base import Bijection, no_log_det, sum_event
 from glow.errors import UsageError, check_choice, check_positive
 
+SHARPNESS = 2.0
+"""Added to a raw scale: couplings start near the identity, as in the release."""
+
 
 class Coupling(Bijection):
     """Leave one half of the channels as it is and transform the other, given the first.
@@ -90,7 +93,6 @@ class AffineCoupling(Coupling):
         min_scale: the lower bound m of the sigmoid, in [0, 1).
     """
 
-    SHARPNESS = 2.0
     BOUND = 3.0
     smallest_scale: Tensor | None = None
 
@@ -109,11 +111,13 @@ class AffineCoupling(Coupling):
         """(x + t) s, log-det (B,)."""
         shift, log_scale = self._parameters_from(h)
         if not self.training:
-            smallest = log_scale.detach().amin().exp()
-            if self.smallest_scale is not None:
-                smallest = torch.minimum(smallest, self.smallest_scale)
-            self.smallest_scale = smallest
+            self.record(log_scale.detach().amin().exp())
         return (x + shift) * log_scale.exp(), sum_event(log_scale)
+
+    def record(self, scale: Tensor) -> None:
+        """Take a scale (a scalar) into account for ``smallest_scale``."""
+        known = self.smallest_scale
+        self.smallest_scale = scale if known is None else torch.minimum(scale, known)
 
     def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Z / s - t, log-det (B,)."""
@@ -124,9 +128,15 @@ class AffineCoupling(Coupling):
         shift, raw = h[:, 0::2], h[:, 1::2]
         if self.scale == "tanh":
             log_scale = self.BOUND * torch.tanh(raw / self.BOUND)
-        elif self.min_scale == 0:
-            log_scale = F.logsigmoid(raw + self.SHARPNESS)
         else:
-            sigmoid = torch.sigmoid(raw + self.SHARPNESS)
-            log_scale = torch.log(self.min_scale + (1 - self.min_scale) * sigmoid)
+            _, log_scale = sigmoid_scale(raw, self.min_scale)
         return shift, log_scale
+
+
+def sigmoid_scale(raw: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
+    r"""The scale :math:`s = m + (1 - m) \, \sigma(h + 2)` and its logarithm."""
+    if min_scale == 0:
+        log_scale = F.logsigmoid(raw + SHARPNESS)
+        return log_scale.exp(), log_scale
+    scale = min_scale + (1 - min_scale) * torch.sigmoid(raw + SHARPNESS)
+    return scale, scale.log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,12 @@ class Permutation(Bijection):
         """A random order, drawn once from the global generator and kept with the weights."""
         return cls(torch.randperm(channels))
 
+    @classmethod
+    def stack(cls, layers: Sequence[Permutation]) -> tuple[Tensor, Tensor]:
+        """K layers as matrices (K, C, C) and the sum of their log|det|, zero."""
+        identity = torch.eye(len(layers[0].order), device=layers[0].order.device)
+        return torch.stack([identity[layer.order] for layer in layers]), identity.new_zeros(())
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, ...) -> (B, C, ...), zeros (B,)."""
         return x[:, self.order], no_log_det(x)
@@ -53,6 +60,12 @@ class InvertibleConv1x1(Bijection):
     """
 
     _inverse: tuple[list[Tensor], Tensor] | None = None
+
+    @classmethod
+    def stack(cls, layers: Sequence[InvertibleConv1x1]) -> tuple[Tensor, Tensor]:
+        """The matrices of K layers (K, C, C) and the sum of their log|det|, a scalar."""
+        weights = torch.stack([layer.weight() for layer in layers])
+        return weights, torch.stack([layer.log_abs_det() for layer in layers]).sum()
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -123,16 +136,24 @@ class LUConv1x1(InvertibleConv1x1):
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", diagonal.sign())
 
-    def _triangles(self) -> tuple[Tensor, Tensor]:
-        identity = torch.eye(len(self.logs), dtype=self.logs.dtype, device=self.logs.device)
-        lower = self.lower.tril(-1) + identity
-        upper = self.upper.triu(1) + torch.diag(self.sign * self.logs.exp())
-        return lower, upper
+    @classmethod
+    def stack(cls, layers: Sequence[InvertibleConv1x1]) -> tuple[Tensor, Tensor]:
+        """The matrices of K layers (K, C, C), in two products, and the sum of their log|det|, a scalar."""
+        names = ("permutation", "lower", "upper", "sign", "logs")
+        permutation, lower, upper, sign, logs = (
+            torch.stack([getattr(layer, name) for layer in layers]) for name in names
+        )
+        lower, upper = cls._triangles(lower, upper, sign, logs)
+        return permutation @ lower @ upper, logs.sum()
+
+    @staticmethod
+    def _triangles(lower: Tensor, upper: Tensor, sign: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
+        identity = torch.eye(logs.shape[-1], dtype=logs.dtype, device=logs.device)
+        return lower.tril(-1) + identity, upper.triu(1) + torch.diag_embed(sign * logs.exp())
 
     def weight(self) -> Tensor:
         """The matrix W (C, C)."""
-        lower, upper = self._triangles()
-        return self.permutation @ lower @ upper
+        return self.stack([self])[0][0]
 
     def log_abs_det(self) -> Tensor:
         """The sum of the log-diagonal of U, a scalar."""
@@ -140,7 +161,8 @@ class LUConv1x1(InvertibleConv1x1):
 
     def inverse_weight(self) -> Tensor:
         """U^-1 L^-1 P^T by two triangular solves in float64 (on the CPU for devices without it)."""
-        lower, upper = (_double(t) for t in self._triangles())
+        triangles = self._triangles(self.lower, self.upper, self.sign, self.logs)
+        lower, upper = (_double(t) for t in triangles)
         right = torch.linalg.solve_triangular(
             lower, _double(self.permutation).T, upper=False, unitriangular=True
         )

@@ -8,22 +8,23 @@ from glow.bijections import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
-    Bijection,
-    Composition,
+    Coupling,
     Dequantize,
+    GlowLevel,
+    GlowStep,
+    InvertibleConv1x1,
     LUConv1x1,
     MultiScale,
     Permutation,
     PlainConv1x1,
     SplitPrior,
-    Squeeze,
     TopPrior,
 )
 from glow.errors import UsageError, check_bool, check_choice, check_positive, check_shape
 from glow.flow import Flow
 from glow.networks import ConvNet, ZeroConv2d
 
-PERMUTATIONS: dict[str, Callable[[int], Bijection]] = {
+PERMUTATIONS: dict[str, Callable[[int], InvertibleConv1x1 | Permutation]] = {
     "lu": LUConv1x1,
     "plain": PlainConv1x1,
     "reverse": Permutation.reverse,
@@ -40,6 +41,7 @@ def glow(
     coupling: str = "affine",
     permutation: str = "lu",
     min_scale: float = 0.0,
+    recompute: str = "none",
     learned_top: bool = True,
     class_conditional: bool = False,
     classes: int | None = 0,
@@ -55,6 +57,8 @@ def glow(
         coupling: ``affine`` or ``additive``.
         permutation: what mixes the channels: ``lu`` or ``plain`` 1x1 convolution, fixed ``reverse`` or ``shuffle``.
         min_scale: lower bound on the affine scale, in [0, 1); 0 is the paper's.
+        recompute: what the backward pass computes again to save memory: ``none``, ``step``, ``reversible``; see
+            ``GlowLevel``.
         learned_top: learn the top prior.
         class_conditional: give every class a top prior of its own.
         classes: number of classes, used only with ``class_conditional``.
@@ -76,18 +80,18 @@ def glow(
     if class_conditional and not classes:
         raise UsageError("class_conditional=true needs the number of classes: set dataset.classes")
 
-    def step(channels: int) -> Bijection:
+    def step(channels: int) -> GlowStep:
         half = channels // 2
         if coupling == "affine":
-            move: Bijection = AffineCoupling(ConvNet(half, 2 * half, width), min_scale=min_scale)
+            move: Coupling = AffineCoupling(ConvNet(half, 2 * half, width), min_scale=min_scale)
         else:
             move = AdditiveCoupling(ConvNet(half, half, width))
-        return Composition([ActNorm(channels), PERMUTATIONS[permutation](channels), move])
+        return GlowStep(ActNorm(channels), PERMUTATIONS[permutation](channels), move)
 
     level_list, splits = [], []
     for i in range(levels):
         channels *= 4
-        level_list.append(Composition([Squeeze(), *(step(channels) for _ in range(depth))]))
+        level_list.append(GlowLevel([step(channels) for _ in range(depth)], recompute))
         if i < levels - 1:
             channels //= 2
             splits.append(SplitPrior(ZeroConv2d(channels, 2 * channels)))
