@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glow.bijections import Bijection, DataDependent, Dequantize, MultiScale, plain
+from glow.bijections import Bijection, DataDependent, Dequantize, GlowLevel, MultiScale, plain
 from glow.bijections.base import Shape, sum_event
 from glow.errors import UsageError, check_positive
 
@@ -160,6 +160,20 @@ class Flow(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile what repeats, with ``torch.compile`` (whose arguments these are): the steps of a Glow.
+
+        Weights and their names stay as they are. Each size of level and batch is compiled once, when first seen.
+
+        Raises:
+            UsageError: the flow has no levels of steps, so that there is nothing to gain.
+        """
+        levels = [m for m in self.modules() if isinstance(m, GlowLevel)]
+        if not levels:
+            raise UsageError("compile=true speeds up models of the glow family only")
+        for level in levels:
+            level.compile(*args, **options)
 
     @property
     def device(self) -> torch.device:

@@ -73,29 +73,47 @@ def padded(columns: int) -> int:
     return -(-columns // 8) * 8
 
 
-def columns(x: Tensor, dtype: torch.dtype, ones: bool = False) -> Tensor:
-    """The 3x3 neighbourhoods of ``x`` (B, H, W, c) in order (dy, dx, c), zero outside: (N, padded(9 c + ones)).
+def columns(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False) -> Tensor:
+    """The 3x3 neighbourhoods of pixels (N, c), given in one part or more: (N, padded(9 c + ones)).
 
-    ``ones`` sets column 9c to one: with it, the gradient of a weight holds that of the bias.
+    In order (dy, dx, c), zero outside of the image. ``ones`` sets column 9c to one: with it, the gradient of a
+    weight holds that of the bias.
     """
-    b, h, w, c = x.shape
-    windows = F.pad(x.to(dtype), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)  # (B, H, W, c, dy, dx)
-    result = x.new_zeros(b, h, w, padded(9 * c + ones), dtype=dtype)
-    result[..., : 9 * c].unflatten(-1, (3, 3, c)).copy_(windows.permute(0, 1, 2, 4, 5, 3))
-    if ones:
-        result[..., 9 * c] = 1
-    return result.view(b * h * w, -1)
-
-
-def transposed_columns(a: Tensor, weight: Tensor, space: Space, c: int) -> Tensor:
-    """The transpose of ``x -> columns(x) @ weight.T``: (N, width), (width, padded(9 c)) -> (N, c)."""
     b, h, w = space
-    if a.device.type == "cpu":  # there faster as a convolution, with the kernel turned round
-        kernel = weight[:, : 9 * c].T.reshape(9, c, -1).flip(0).permute(1, 2, 0).unflatten(2, (3, 3))
+    c = sum(part.shape[1] for part in parts)
+    image = parts[0].new_zeros(b, h + 2, w + 2, c, dtype=dtype)
+    start = 0
+    for part in parts:
+        image[:, 1:-1, 1:-1, start : start + part.shape[1]] = part.view(b, h, w, -1)
+        start += part.shape[1]
+    windows = image.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)  # (B, H, W, dy, dx, c)
+    result = image.new_empty(b * h * w, padded(9 * c + ones))
+    result[:, : 9 * c].view(b, h, w, 3, 3, c).copy_(windows)
+    result[:, 9 * c :] = 0
+    if ones:
+        result[:, 9 * c] = 1
+    return result
+
+
+def kernels_of(weights: Tensor, c: int) -> Tensor:
+    """What ``transposed_columns`` takes, of stacked weights (K, width, padded(9 c)).
+
+    A convolution is faster on a CPU, a matrix product everywhere else. The convolution's kernels are the weights turned
+    round, (K, c, width, 3, 3) in channels_last.
+    """
+    if weights.device.type != "cpu":
+        return weights
+    taps = weights[..., : 9 * c].unflatten(2, (3, 3, c)).flip(2, 3)  # (K, width, 3, 3, c)
+    return taps.permute(0, 4, 2, 3, 1).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def transposed_columns(a: Tensor, kernel: Tensor, space: Space, c: int) -> Tensor:
+    """The transpose of ``x -> columns(x) @ weight.T``, from (N, width) to (N, c); for ``kernel`` see ``kernels_of``."""
+    b, h, w = space
+    if kernel.dim() == 4:
         image = a.view(b, h, w, -1).permute(0, 3, 1, 2)  # channels_last
-        kernel = kernel.contiguous(memory_format=torch.channels_last)  # (c, width, 3, 3)
         return F.conv2d(image, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, c)
-    spread = F.pad((a @ weight).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
+    spread = F.pad((a @ kernel).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
     total = a.new_zeros(b, h, w, c, dtype=torch.promote_types(a.dtype, torch.float32))
     for dy in range(3):
         for dx in range(3):
@@ -105,22 +123,37 @@ def transposed_columns(a: Tensor, weight: Tensor, space: Space, c: int) -> Tenso
 
 
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """relu(x W^T + b), without autograd in one kernel."""
+    """relu(x W^T + b); in one kernel, which compilers leave alone, unless autograd is to see it."""
     if torch.is_grad_enabled():
         return torch.addmm(bias, x, weight.T).relu()
+    return _one_kernel(x, weight, bias) if torch.compiler.is_compiling() else _linear_relu(x, weight, bias)
+
+
+def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if x.device.type == "cpu" and x.dtype != torch.float64 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], None)
     return torch._addmm_activation(bias, x, weight.T)
 
 
+_one_kernel = torch.library.custom_op("glow::linear_relu", _linear_relu, mutates_args=())
+_one_kernel.register_fake(lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]))
+
+
+def relu_backward(g: Tensor, a: Tensor) -> Tensor:
+    """``g`` where the rectified ``a`` is above zero; may overwrite ``g``."""
+    return torch.ops.aten.threshold_backward.grad_input(g, a, 0, grad_input=g)
+
+
 def network(
-    x1: Tensor, p: Steps, space: Space, min_scale: float | None
+    x1: Tensor, p: Steps, kernel: Tensor, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor | None, Hidden]:
     """The coupling's shift and log-scale (N, C - c) for the conditioning half (N, c).
 
-    ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
+    ``kernel`` is that of ``p.w3``; ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
     """
-    a1 = linear_relu(columns(x1.view(*space, -1), p.w1.dtype, ones=True), p.w1, p.b1)
+    a1 = linear_relu(columns(x1, space=space, dtype=p.w1.dtype, ones=True), p.w1, p.b1)
     a2 = linear_relu(a1, p.w2, p.b2)
-    h = transposed_columns(a2, p.w3, space, p.b3.shape[0]).to(x1.dtype) + p.b3
+    h = transposed_columns(a2, kernel, space, p.b3.shape[0]) + p.b3
     if min_scale is None:
         return h, None, Hidden(a1, a2, None)
     shift, raw = h.chunk(2, dim=1)
@@ -129,12 +162,12 @@ def network(
 
 
 def forward_step(
-    x: Tensor, total: Tensor, p: Steps, space: Space, min_scale: float | None
+    x: Tensor, total: Tensor, p: Steps, kernel: Tensor, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor, Hidden]:
     """One step: x (N, C) -> z (N, C), ``total`` (N, C - c) plus the log-scales, and what backward needs."""
     z = torch.addmm(p.bias, x, p.matrix.T)
     x1, x2 = z.tensor_split([p.first], dim=1)
-    shift, log_scale, hidden = network(x1, p, space, min_scale)
+    shift, log_scale, hidden = network(x1, p, kernel, space, min_scale)
     x2 += shift
     if hidden.scale is not None and log_scale is not None:
         x2 *= hidden.scale
@@ -143,10 +176,10 @@ def forward_step(
 
 
 def inverse_step(
-    z: Tensor, total: Tensor, p: Steps, inverse: Tensor, space: Space, min_scale: float | None
+    z: Tensor, total: Tensor, p: Steps, kernel: Tensor, inverse: Tensor, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor]:
     """One step back: z (N, C) -> x (N, C), and ``total`` (N, C - c) minus the log-scales."""
-    shift, log_scale, hidden = network(z[:, : p.first], p, space, min_scale)
+    shift, log_scale, hidden = network(z[:, : p.first], p, kernel, space, min_scale)
     if log_scale is not None:
         total = total - log_scale
     return undo(z, shift, hidden.scale, p, inverse), total
@@ -165,6 +198,7 @@ def backward_step(
     z: Tensor,
     hidden: Hidden | None,
     p: Steps,
+    kernels: tuple[Tensor, Tensor | None],
     inverse: Tensor | None,
     space: Space,
     min_scale: float | None,
@@ -172,12 +206,13 @@ def backward_step(
     """Gradients of one step.
 
     Args:
-        g: gradient of the loss with respect to z (N, C).
+        g: gradient of the loss with respect to z (N, C); is overwritten.
         g_total: with respect to the sum of the log-scales (N, C - c).
         x: the step's input (N, C), or None to get it back from z.
         z: the step's output (N, C).
         hidden: what ``forward_step`` returned, or None to evaluate the network again.
         p: the step's parameters.
+        kernels: those of ``p.w1`` and, when ``hidden`` is None, of ``p.w3``.
         inverse: of ``p.matrix``, when x is None.
         space: see ``Space``.
         min_scale: see ``network``.
@@ -187,36 +222,38 @@ def backward_step(
     """
     z1, z2 = z.tensor_split([p.first], dim=1)
     if hidden is None:
-        shift, _, hidden = network(z1, p, space, min_scale)
+        assert kernels[1] is not None
+        shift, _, hidden = network(z1, p, kernels[1], space, min_scale)
         if x is None:
             assert inverse is not None
             x = undo(z, shift, hidden.scale, p, inverse)
     assert x is not None
     a1, a2, scale = hidden
-    g1, g2 = g.tensor_split([p.first], dim=1)
+    g1, g2 = g.tensor_split([p.first], dim=1)  # from here on, of the coupling's output, then of its input
     if scale is None or min_scale is None:
-        g_h = g2
+        g_h = [g2]
     else:  # z2 = (x2 + shift) scale, so that dz2 / dlog(scale) = z2
         slope = 1 - scale if min_scale == 0 else (scale - min_scale) * (1 - scale) / ((1 - min_scale) * scale)
-        g_scale = (g2 * z2 + g_total) * slope
-        g2 = g2 * scale
-        g_h = torch.cat((g2, g_scale), dim=1)
-    g_columns = columns(g_h.view(*space, -1), a2.dtype)
-    g_a2 = torch.ops.aten.threshold_backward(g_columns @ p.w3.T, a2, 0)
-    g_a1 = torch.ops.aten.threshold_backward(g_a2 @ p.w2, a1, 0)
-    g_w1 = g_a1.T @ columns(z1.view(*space, -1), a1.dtype, ones=True)
-    g_y = torch.cat((g1 + transposed_columns(g_a1, p.w1, space, p.first), g2), dim=1)
+        g_raw = (g2 * z2 + g_total) * slope
+        g2 *= scale
+        g_h = [g2, g_raw]
+    g_columns = columns(*g_h, space=space, dtype=a2.dtype)
+    g_a2 = relu_backward(g_columns @ p.w3.T, a2)
+    g_a1 = relu_backward(g_a2 @ p.w2, a1)
+    g_w1 = g_a1.T @ columns(z1, space=space, dtype=a1.dtype, ones=True)
+    g1 += transposed_columns(g_a1, kernels[0], space, p.first)
+    outputs = p.b3.shape[0]
     gradients = Steps(
-        matrix=g_y.T @ x,
-        bias=g_y.sum(0),
+        matrix=g.T @ x,
+        bias=g.sum(0),
         w1=g_w1,
         b1=g_w1[:, 9 * p.first],
         w2=g_a2.T @ a1,
         b2=g_a2.sum(0),
         w3=a2.T @ g_columns,
-        b3=g_h.sum(0),
+        b3=g_columns[:, 4 * outputs : 5 * outputs].sum(0, dtype=g.dtype),  # the middle of the neighbourhood
     )
-    return g_y @ p.matrix, x, gradients
+    return g @ p.matrix, x, gradients
 
 
 class Kernels(NamedTuple):
@@ -248,10 +285,11 @@ class FusedSteps(torch.autograd.Function):
         total = x.new_zeros(len(x), x.shape[1] - steps.first)
         inputs, hiddens, smallest = [], [], []
         with exact(x.device):
+            kernel = kernels_of(steps.w3, steps.b3.shape[1])
             for k in range(len(steps.matrix)):
                 if training and every and k % every == 0:
                     inputs.append(x)
-                x, total, hidden = kernels.forward(x, total, steps.step(k), space, min_scale)
+                x, total, hidden = kernels.forward(x, total, steps.step(k), kernel[k], space, min_scale)
                 if training and recompute == "none":
                     hiddens += [t for t in hidden if t is not None]
                 if watch and hidden.scale is not None:
@@ -277,14 +315,19 @@ class FusedSteps(torch.autograd.Function):
         hiddens = saved[len(steps) + kept :]
         each = len(hiddens) // depth
         gradients: list[Steps] = []
+        g = g.clone()
         with exact(z.device):
-            inverses = None if recompute == "none" else inverse_of(steps.matrix)
+            kernel1 = kernels_of(steps.w1, steps.first)
+            kernel3 = inverses = None
+            if recompute != "none":
+                kernel3, inverses = kernels_of(steps.w3, steps.b3.shape[1]), inverse_of(steps.matrix)
             for k in reversed(range(depth)):
                 x = inputs[k // every] if every and k % every == 0 else None
                 hidden = Hidden(*[*hiddens[each * k : each * (k + 1)], None][:3]) if each else None
                 inverse = inverses[k] if inverses is not None and x is None else None
+                turned = kernel1[k], kernel3[k] if kernel3 is not None else None
                 g, z, gradient = kernels.backward(
-                    g, g_total, x, z, hidden, steps.step(k), inverse, space, min_scale
+                    g, g_total, x, z, hidden, steps.step(k), turned, inverse, space, min_scale
                 )
                 gradients.append(gradient)
         stacked = [torch.stack(t[::-1]) for t in zip(*gradients, strict=True)]

@@ -14,7 +14,7 @@ from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
 from glow.bijections.base import exact, sum_event
 from glow.bijections.composition import Composition
 from glow.bijections.coupling import AffineCoupling, Coupling
-from glow.bijections.fused import KEEP, FusedSteps, Kernels, Space, Steps, inverse_of, padded
+from glow.bijections.fused import KEEP, FusedSteps, Kernels, Space, Steps, inverse_of, kernels_of, padded
 from glow.bijections.linear import InvertibleConv1x1, Permutation
 from glow.bijections.squeeze import Squeeze
 from glow.errors import check_choice
@@ -92,9 +92,10 @@ class GlowLevel(Composition):
         total = rows.new_zeros(len(rows), rows.shape[1] - steps.first)
         with exact(z.device):
             inverses = self._inverses(steps.matrix)
+            kernel = kernels_of(steps.w3, steps.b3.shape[1])
             for k in reversed(range(len(inverses))):
                 rows, total = self._kernels.inverse(
-                    rows, total, steps.step(k), inverses[k], space, self.min_scale
+                    rows, total, steps.step(k), kernel[k], inverses[k], space, self.min_scale
                 )
         x, _ = cast(Squeeze, self.steps[0]).inverse(self._from_rows(rows, space))
         return x, sum_event(total.view(b, -1)) - log_det * h * w

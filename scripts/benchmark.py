@@ -1,0 +1,465 @@
+#!/usr/bin/env python3
+"""Speed and memory of Glow beside what a user would pick instead, and beside what the machine allows.
+
+    python scripts/benchmark.py                                # small size, CPU, about six minutes
+    python scripts/benchmark.py --device cuda --size paper     # L=3, K=32, width 512
+
+Everything that is compared runs in turns, round after round in one process, so that a machine that is slow for a while is
+slow for all; the tables show medians, with the fastest and slowest round. Contenders:
+
+    ours             ``glow.models.glow`` as it trains; "plain" is the same flow module by module, without the fused
+                     level; bf16 means bf16 coupling networks; compiled is ``compile=true``
+    normflows        its multi-scale Glow, as in its CIFAR-10 example (``pip install -e '.[bench]'``)
+    floor            the coupling networks alone: the same convolutions and ReLU, forward, backward and
+                     optimizer, no flow. "channels_last" and "bf16" are the ways to make PyTorch run them faster
+
+Writes benchmark.json and benchmark.png into ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from glow.bijections import plain
+from glow.evaluation.bits import bits_per_dim
+from glow.models import glow
+from glow.training.optimizers import build_optimizer
+
+SIZES = {
+    "tiny": dict(image=(3, 8, 8), levels=2, depth=2, width=8, batch=4),
+    "small": dict(image=(3, 32, 32), levels=3, depth=8, width=128, batch=32),
+    "paper": dict(image=(3, 32, 32), levels=3, depth=32, width=512, batch=256),
+}
+ADAMAX = {"name": "adamax", "lr": 1e-4}
+
+
+@dataclass
+class Contender:
+    """Something to time: a model, its loss on a batch, and how it samples ``n`` images."""
+
+    model: nn.Module
+    loss: Callable[[], Tensor]
+    sample: Callable[[], Any]
+    low: bool = False  # under bf16 autocast
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    optimizer: torch.optim.Optimizer | None = None
+
+    def run(self, what: str, device: torch.device) -> None:
+        """Once: ``train`` step, ``log-prob`` or ``sample``."""
+        with self.context(), contextlib.ExitStack() as stack:
+            self.model.train(what == "train")
+            if what != "train":
+                stack.enter_context(torch.no_grad())
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.low):
+                result = self.sample() if what == "sample" else self.loss()
+            if what == "train":
+                result.backward()
+                if self.optimizer is None:
+                    self.optimizer = build_optimizer(self.model.parameters(), ADAMAX)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+
+
+class Floor(nn.Module):
+    """The coupling networks of a Glow on inputs of the right shapes, each fed by the one before."""
+
+    def __init__(self, image: tuple[int, int, int], levels: int, depth: int, width: int) -> None:
+        super().__init__()
+        c, h, w = image
+        self.shapes, nets = [], []
+        for i in range(levels):
+            c, h, w = 4 * c if i == 0 else 2 * c, h // 2, w // 2
+            self.shapes.append((c // 2, h, w))
+            nets.append(nn.Sequential(*(self.network(c // 2, width) for _ in range(depth))))
+        self.nets = nn.ModuleList(nets)
+
+    @staticmethod
+    def network(c: int, width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(c, width, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(width, 2 * c, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        total = inputs[0].new_zeros(())
+        for nets, x in zip(self.nets, inputs, strict=True):
+            for net in nets:
+                h = net(x)
+                x = h[:, : x.shape[1]]
+            total = total + h.float().sum()
+        return total
+
+
+def ours(size: dict[str, Any], device: torch.device, low: bool = False, compiled: bool = False, **options: Any) -> Contender:
+    x = torch.randint(256, (size["batch"], *size["image"]), dtype=torch.uint8, device=device)
+    flow = glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options).to(device)
+    flow.initialize(x)
+    if compiled:
+        flow.compile()
+
+    def loss() -> Tensor:
+        return bits_per_dim(flow.log_prob(x), size["image"]).mean()
+
+    return Contender(flow, loss, lambda: flow.sample(size["batch"]), low)
+
+
+def ours_plain(size: dict[str, Any], device: torch.device) -> Contender:
+    contender = ours(size, device)
+    contender.context = lambda: plain(contender.model)
+    return contender
+
+
+def floor(size: dict[str, Any], device: torch.device, channels_last: bool = False, low: bool = False) -> Contender:
+    model = Floor(size["image"], size["levels"], size["depth"], size["width"]).to(device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    inputs = [torch.randn(size["batch"], *s, device=device).to(memory_format=layout) for s in model.shapes]
+    return Contender(model, lambda: model(inputs), lambda: model(inputs), low)
+
+
+def normflows(size: dict[str, Any], device: torch.device, low: bool = False) -> Contender:
+    import normflows as nf  # noqa: PLC0415
+
+    c, h, w = size["image"]
+    levels = size["levels"]
+    q0, flows, merges = [], [], []
+    for i in range(levels):  # the last level first
+        blocks = [nf.flows.GlowBlock(c * 2 ** (levels + 1 - i), size["width"]) for _ in range(size["depth"])]
+        flows.append([*blocks, nf.flows.Squeeze()])
+        if i:
+            merges.append(nf.flows.Merge())
+        scale = 2 ** (levels - i)
+        q0.append(nf.distributions.GlowBase((c * scale * (1 if i else 2), h // scale, w // scale)))
+    model = nf.MultiscaleFlow(q0, flows, merges, nf.transforms.Logit(0.05), class_cond=False).to(device)
+    x = torch.rand(size["batch"], c, h, w, device=device)
+    with torch.no_grad():
+        model.log_prob(x, None)  # the first batch initializes its ActNorms
+    return Contender(model, lambda: -model.log_prob(x, None).mean(), lambda: model.sample(size["batch"]), low)
+
+
+def contenders(size: dict[str, Any], device: torch.device, compiled: bool) -> dict[str, Callable[[], Contender]]:
+    """By name; the first is what times are compared with."""
+    table: dict[str, Callable[[], Contender]] = {
+        "floor": lambda: floor(size, device),
+        "floor channels_last": lambda: floor(size, device, channels_last=True),
+        "floor bf16 channels_last": lambda: floor(size, device, channels_last=True, low=True),
+        "normflows": lambda: normflows(size, device),
+        "normflows bf16": lambda: normflows(size, device, low=True),
+        "ours plain": lambda: ours_plain(size, device),
+        "ours": lambda: ours(size, device),
+        "ours bf16": lambda: ours(size, device, low=True),
+        "ours step": lambda: ours(size, device, recompute="step"),
+        "ours reversible": lambda: ours(size, device, recompute="reversible"),
+        "ours bf16 step": lambda: ours(size, device, low=True, recompute="step"),
+        "ours bf16 reversible": lambda: ours(size, device, low=True, recompute="reversible"),
+    }
+    if compiled:
+        table["ours compiled"] = lambda: ours(size, device, compiled=True)
+        table["ours bf16 compiled"] = lambda: ours(size, device, low=True, compiled=True)
+    return table
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def in_turns(functions: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every round of every function, after two rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for r in range(rounds + 2):
+        for name, function in functions.items():
+            synchronize(device)
+            start = time.perf_counter()
+            function()
+            synchronize(device)
+            if r >= 2:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def arithmetic_peak(device: torch.device) -> dict[str, float]:
+    """GFLOP/s of a large matrix product."""
+    n = 8192 if device.type == "cuda" else 2048
+    peak = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+        times = in_turns({"": lambda a=a, b=b: a @ b}, 5, device)[""]
+        peak[str(dtype).removeprefix("torch.")] = 2 * n**3 / min(times) / 1e9
+    return peak
+
+
+def peak_memory(contender: Contender, device: torch.device) -> dict[str, float]:
+    """MB of a training step beyond parameters, gradients and optimizer state: at most at once, and kept by autograd."""
+    contender.run("train", device)  # makes the optimizer's state
+    parameters = list(contender.model.parameters())
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    known = {t.untyped_storage().data_ptr() for t in parameters}
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        contender.run("train", device)
+        highest = torch.cuda.max_memory_allocated() - before
+    else:  # the process's size says little: the allocator keeps freed pages
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            contender.run("train", device)
+        now = highest = 0
+        for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+            if event.name() == "[memory]":
+                now += event.nbytes()
+                highest = max(highest, now)
+    with contender.context(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        contender.model.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=contender.low):
+            loss = contender.loss()
+    del loss
+    return {"peak": highest / 1e6, "kept": sum(kept.values()) / 1e6}
+
+
+MEMORY = {
+    "normflows": lambda s, d: normflows(s, d),
+    "ours plain": lambda s, d: ours_plain(s, d),
+    "ours": lambda s, d: ours(s, d),
+    "ours step": lambda s, d: ours(s, d, recompute="step"),
+    "ours reversible": lambda s, d: ours(s, d, recompute="reversible"),
+    "ours bf16": lambda s, d: ours(s, d, low=True),
+    "ours bf16 step": lambda s, d: ours(s, d, low=True, recompute="step"),
+    "ours bf16 reversible": lambda s, d: ours(s, d, low=True, recompute="reversible"),
+}
+
+
+def memory_table(size: dict[str, Any], device: torch.device, names: set[str], depths: list[int], sides: list[int]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    cases = [(f"K={k}", {**size, "depth": k}) for k in depths]
+    cases += [(f"{side}x{side}", {**size, "depth": depths[0], "image": (3, side, side)}) for side in sides]
+    for name, make in MEMORY.items():
+        if name in names:
+            table[name] = {case: peak_memory(make(changed, device), device) for case, changed in cases}
+    return table
+
+
+def largest_batch(size: dict[str, Any], device: torch.device, **options: Any) -> int:
+    """The largest batch, to about 5 %, whose training step fits into the device's memory."""
+
+    def fits(batch: int) -> bool:
+        try:
+            ours({**size, "batch": batch}, device, **options).run("train", device)
+            return True
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.empty_cache()
+
+    good = size["batch"]
+    while fits(2 * good):
+        good *= 2
+    bad = 2 * good
+    while bad > 1.05 * good:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
+    """Bits/dim by which an image's log-prob differs from the plain float64 flow's, and the round-trip error."""
+    contender = ours(size, torch.device("cpu"))
+    flow = contender.model
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in flow.named_parameters():
+            if "network.4.weight" in name:  # the couplings start as the identity
+                p.normal_(0, 0.02, generator=generator)
+    x = torch.randint(256, (size["batch"], *size["image"]), generator=generator, dtype=torch.uint8)
+    noise = torch.rand(x.shape, generator=generator)
+    with torch.no_grad(), plain(flow.double()):
+        expected = bits_per_dim(flow.eval().log_prob(x, noise=noise.double()), size["image"])
+    flow.float().to(device)
+    found = {}
+    with torch.no_grad():
+        for name, low in (("float32", False), ("bf16", True)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+                bpd = bits_per_dim(flow.log_prob(x.to(device), noise=noise.to(device)), size["image"])
+                values = (noise.to(device) - 0.5) * 0.9
+                z, _ = flow.bijection(values, None)
+                back, _ = flow.bijection.inverse(z, None)
+            found[f"log-prob difference, {name} (bits/dim)"] = (bpd.double().cpu() - expected).abs().max().item()
+            found[f"round-trip error, {name}"] = (back - values).abs().max().item()
+    return found
+
+
+def startup() -> float:
+    """Seconds from ``python train.py`` to the end of the first training step, on the embedded digits."""
+    code = (
+        "import os, sys; from glow.training import FlowModule; from glow.commands.cli import main;"
+        "FlowModule.on_train_batch_end = lambda *a: os._exit(0); main()"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", code, f"output_dir={folder}"], check=True, stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        return time.perf_counter() - start
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """Markdown, aligned."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for i, row in enumerate([head, *rows]):
+        print("| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |")
+        if i == 0:
+            print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    print(flush=True)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Speed as bars, memory as lines."""
+    import matplotlib  # noqa: PLC0415
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    panels = [*result["speed"], *(["memory"] if result["memory"] else [])]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        if panel == "memory":
+            for name, cases in result["memory"].items():
+                depths = {int(case[2:]): m["peak"] for case, m in cases.items() if case.startswith("K=")}
+                axis.plot(depths.keys(), depths.values(), marker="o", label=name)
+            axis.set(title="activations of a training step", xlabel="K, steps per level", ylabel="MB at most", yscale="log")
+            axis.legend(fontsize=7)
+        else:
+            rows = result["speed"][panel]
+            colours = ["C7" if "floor" in n else "C1" if "normflows" in n else "C0" for n in rows]
+            axis.barh(list(rows), [r["images/s"] for r in rows.values()], color=colours)
+            axis.invert_yaxis()
+            axis.set(title=panel, xlabel="images/s")
+    figure.suptitle(f"{result['size']} size on {result['device']}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="small: L=3 K=8 width 128; paper: L=3 K=32 width 512; tiny: for tests")
+    parser.add_argument("--batch", type=int, help="images per batch, instead of the size's own")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds (default 10)")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default 2)")
+    parser.add_argument("--compiled", action="store_true", help="also ours compiled; compiling takes minutes")
+    parser.add_argument("--only", help="only contenders with one of these comma-separated words in their name")
+    parser.add_argument("--skip", default="", help="comma-separated: train, log-prob, sample, memory, batch, precision, startup")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), help="folder of the results")
+    return parser.parse_args()
+
+
+def wanted(table: dict[str, Any], only: str | None) -> Iterator[str]:
+    for name in table:
+        if only is None or any(word.strip() in name for word in only.split(",")):
+            yield name
+
+
+def main() -> None:
+    args = arguments()
+    device, size = torch.device(args.device), dict(SIZES[args.size])
+    if args.batch:
+        size["batch"] = args.batch
+    skip = set(args.skip.split(","))
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    card = torch.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} cores of {cpu_name()}"
+    result: dict[str, Any] = {
+        "device": card, "size": args.size, **size, "torch": torch.__version__, "python": platform.python_version(),
+        "speed": {}, "memory": {},
+    }  # fmt: skip
+    print(f"{args.size}: {size['image']}, L={size['levels']}, K={size['depth']}, width {size['width']}, batch {size['batch']}; {card}, torch {torch.__version__}")
+    result["peak GFLOP/s"] = arithmetic_peak(device)
+    print("matrix product: " + ", ".join(f"{v:,.0f} GFLOP/s {k}" for k, v in result["peak GFLOP/s"].items()), "\n", flush=True)
+
+    table = contenders(size, device, args.compiled)
+    made: dict[str, Contender] = {}
+    for name in wanted(table, args.only):
+        try:
+            made[name] = table[name]()
+            made[name].run("train", device)
+        except Exception as error:
+            made.pop(name, None)
+            print(f"left out: {name} ({type(error).__name__}: {str(error)[:100]})")
+    result["parameters"] = {name: sum(p.numel() for p in c.model.parameters()) for name, c in made.items()}
+    for what in ("train", "log-prob", "sample"):
+        if what in skip or not made:
+            continue
+        functions = {name: (lambda c=c, what=what: c.run(what, device)) for name, c in made.items()
+                     if what == "train" or not ("step" in name or "reversible" in name)}  # fmt: skip
+        times = in_turns(functions, args.rounds, device)
+        base = statistics.median(next(iter(times.values())))
+        rows, result["speed"][what] = [], {}
+        for name, seconds in times.items():
+            median = statistics.median(seconds)
+            speed = size["batch"] / median
+            result["speed"][what][name] = {"images/s": speed, "seconds": seconds, "over first": median / base}
+            rows.append([name, f"{speed:,.1f}", f"{median / base:.2f}", f"{1e3 * median:,.1f}", f"{1e3 * min(seconds):,.1f} - {1e3 * max(seconds):,.1f}"])
+        print_table([what, "images/s", f"time / {next(iter(times))}", "ms", "min - max"], rows)
+    names = {n for n in wanted(MEMORY, args.only)}
+    made.clear()
+    if "memory" not in skip:
+        depths = [2, 4] if args.size == "tiny" else [8, 16, 32]
+        sides = [size["image"][1] * 2, size["image"][1] * 4]
+        result["memory"] = memory_table(size, device, names, depths, sides)
+        cases = list(next(iter(result["memory"].values()), {}))
+        rows = [[name, *(f"{m[case]['peak']:,.0f} ({m[case]['kept']:,.0f})" for case in cases), f"{m[cases[len(depths) - 1]]['peak'] / m[cases[0]]['peak']:.2f}"]
+                for name, m in result["memory"].items()]  # fmt: skip
+        print_table(["MB of activations: peak (kept by autograd)", *cases, f"{cases[len(depths) - 1]} / {cases[0]}"], rows)
+    if "batch" not in skip and device.type == "cuda":
+        result["largest batch"] = {mode: largest_batch(size, device, low=True, recompute=mode) for mode in ("none", "step", "reversible")}
+        print("largest batch, bf16:", result["largest batch"], "\n", flush=True)
+    if "precision" not in skip:
+        result["precision"] = precision(size, device)
+        for name, value in result["precision"].items():
+            print(f"{name}: {value:.2g}")
+    if "startup" not in skip:
+        result["startup"] = sorted(startup() for _ in range(3))[1]
+        print(f"start-up to the end of the first step: {result['startup']:.1f} s")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "benchmark.json").write_text(json.dumps(result, indent=1))
+    plot(result, args.out / "benchmark.png")
+    print(f"written: {args.out}/benchmark.json, {args.out}/benchmark.png")
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
