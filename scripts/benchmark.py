@@ -35,7 +35,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from glow.bijections import plain
@@ -109,9 +108,13 @@ class Floor(nn.Module):
         return total
 
 
-def ours(size: dict[str, Any], device: torch.device, low: bool = False, compiled: bool = False, **options: Any) -> Contender:
+def ours(
+    size: dict[str, Any], device: torch.device, low: bool = False, compiled: bool = False, **options: Any
+) -> Contender:
     x = torch.randint(256, (size["batch"], *size["image"]), dtype=torch.uint8, device=device)
-    flow = glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options).to(device)
+    flow = glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options).to(
+        device
+    )
     flow.initialize(x)
     if compiled:
         flow.compile()
@@ -128,7 +131,9 @@ def ours_plain(size: dict[str, Any], device: torch.device) -> Contender:
     return contender
 
 
-def floor(size: dict[str, Any], device: torch.device, channels_last: bool = False, low: bool = False) -> Contender:
+def floor(
+    size: dict[str, Any], device: torch.device, channels_last: bool = False, low: bool = False
+) -> Contender:
     model = Floor(size["image"], size["levels"], size["depth"], size["width"]).to(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)
@@ -137,7 +142,7 @@ def floor(size: dict[str, Any], device: torch.device, channels_last: bool = Fals
 
 
 def normflows(size: dict[str, Any], device: torch.device, low: bool = False) -> Contender:
-    import normflows as nf  # noqa: PLC0415
+    import normflows as nf
 
     c, h, w = size["image"]
     levels = size["levels"]
@@ -156,7 +161,9 @@ def normflows(size: dict[str, Any], device: torch.device, low: bool = False) -> 
     return Contender(model, lambda: -model.log_prob(x, None).mean(), lambda: model.sample(size["batch"]), low)
 
 
-def contenders(size: dict[str, Any], device: torch.device, compiled: bool) -> dict[str, Callable[[], Contender]]:
+def contenders(
+    size: dict[str, Any], device: torch.device, compiled: bool
+) -> dict[str, Callable[[], Contender]]:
     """By name; the first is what times are compared with."""
     table: dict[str, Callable[[], Contender]] = {
         "floor": lambda: floor(size, device),
@@ -183,7 +190,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def in_turns(functions: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def in_turns(
+    functions: dict[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
     """Seconds of every round of every function, after two rounds to warm up."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for r in range(rounds + 2):
@@ -230,7 +239,9 @@ def peak_memory(contender: Contender, device: torch.device) -> dict[str, float]:
         contender.run("train", device)
         highest = torch.cuda.max_memory_allocated() - before
     else:  # the process's size says little: the allocator keeps freed pages
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile:
             contender.run("train", device)
         now = highest = 0
         for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
@@ -257,7 +268,9 @@ MEMORY = {
 }
 
 
-def memory_table(size: dict[str, Any], device: torch.device, names: set[str], depths: list[int], sides: list[int]) -> dict[str, Any]:
+def memory_table(
+    size: dict[str, Any], device: torch.device, names: set[str], depths: list[int], sides: list[int]
+) -> dict[str, Any]:
     table: dict[str, Any] = {}
     cases = [(f"K={k}", {**size, "depth": k}) for k in depths]
     cases += [(f"{side}x{side}", {**size, "depth": depths[0], "image": (3, side, side)}) for side in sides]
@@ -311,7 +324,9 @@ def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
                 values = (noise.to(device) - 0.5) * 0.9
                 z, _ = flow.bijection(values, None)
                 back, _ = flow.bijection.inverse(z, None)
-            found[f"log-prob difference, {name} (bits/dim)"] = (bpd.double().cpu() - expected).abs().max().item()
+            found[f"log-prob difference, {name} (bits/dim)"] = (
+                (bpd.double().cpu() - expected).abs().max().item()
+            )
             found[f"round-trip error, {name}"] = (back - values).abs().max().item()
     return found
 
@@ -343,10 +358,10 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Speed as bars, memory as lines."""
-    import matplotlib  # noqa: PLC0415
+    import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt
 
     panels = [*result["speed"], *(["memory"] if result["memory"] else [])]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False)
@@ -355,7 +370,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
             for name, cases in result["memory"].items():
                 depths = {int(case[2:]): m["peak"] for case, m in cases.items() if case.startswith("K=")}
                 axis.plot(depths.keys(), depths.values(), marker="o", label=name)
-            axis.set(title="activations of a training step", xlabel="K, steps per level", ylabel="MB at most", yscale="log")
+            axis.set(
+                title="activations of a training step",
+                xlabel="K, steps per level",
+                ylabel="MB at most",
+                yscale="log",
+            )
             axis.legend(fontsize=7)
         else:
             rows = result["speed"][panel]
@@ -369,15 +389,30 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--size", choices=SIZES, default="small", help="small: L=3 K=8 width 128; paper: L=3 K=32 width 512; tiny: for tests")
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="small: L=3 K=8 width 128; paper: L=3 K=32 width 512; tiny: for tests",
+    )
     parser.add_argument("--batch", type=int, help="images per batch, instead of the size's own")
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds (default 10)")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default 2)")
+    parser.add_argument(
+        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default 2)"
+    )
     parser.add_argument("--compiled", action="store_true", help="also ours compiled; compiling takes minutes")
-    parser.add_argument("--only", help="only contenders with one of these comma-separated words in their name")
-    parser.add_argument("--skip", default="", help="comma-separated: train, log-prob, sample, memory, batch, precision, startup")
+    parser.add_argument(
+        "--only", help="only contenders with one of these comma-separated words in their name"
+    )
+    parser.add_argument(
+        "--skip",
+        default="",
+        help="comma-separated: train, log-prob, sample, memory, batch, precision, startup",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), help="folder of the results")
     return parser.parse_args()
 
@@ -401,9 +436,15 @@ def main() -> None:
         "device": card, "size": args.size, **size, "torch": torch.__version__, "python": platform.python_version(),
         "speed": {}, "memory": {},
     }  # fmt: skip
-    print(f"{args.size}: {size['image']}, L={size['levels']}, K={size['depth']}, width {size['width']}, batch {size['batch']}; {card}, torch {torch.__version__}")
+    print(
+        f"{args.size}: {size['image']}, L={size['levels']}, K={size['depth']}, width {size['width']}, batch {size['batch']}; {card}, torch {torch.__version__}"
+    )
     result["peak GFLOP/s"] = arithmetic_peak(device)
-    print("matrix product: " + ", ".join(f"{v:,.0f} GFLOP/s {k}" for k, v in result["peak GFLOP/s"].items()), "\n", flush=True)
+    print(
+        "matrix product: " + ", ".join(f"{v:,.0f} GFLOP/s {k}" for k, v in result["peak GFLOP/s"].items()),
+        "\n",
+        flush=True,
+    )
 
     table = contenders(size, device, args.compiled)
     made: dict[str, Contender] = {}
@@ -427,7 +468,15 @@ def main() -> None:
             median = statistics.median(seconds)
             speed = size["batch"] / median
             result["speed"][what][name] = {"images/s": speed, "seconds": seconds, "over first": median / base}
-            rows.append([name, f"{speed:,.1f}", f"{median / base:.2f}", f"{1e3 * median:,.1f}", f"{1e3 * min(seconds):,.1f} - {1e3 * max(seconds):,.1f}"])
+            rows.append(
+                [
+                    name,
+                    f"{speed:,.1f}",
+                    f"{median / base:.2f}",
+                    f"{1e3 * median:,.1f}",
+                    f"{1e3 * min(seconds):,.1f} - {1e3 * max(seconds):,.1f}",
+                ]
+            )
         print_table([what, "images/s", f"time / {next(iter(times))}", "ms", "min - max"], rows)
     names = {n for n in wanted(MEMORY, args.only)}
     made.clear()
@@ -438,9 +487,15 @@ def main() -> None:
         cases = list(next(iter(result["memory"].values()), {}))
         rows = [[name, *(f"{m[case]['peak']:,.0f} ({m[case]['kept']:,.0f})" for case in cases), f"{m[cases[len(depths) - 1]]['peak'] / m[cases[0]]['peak']:.2f}"]
                 for name, m in result["memory"].items()]  # fmt: skip
-        print_table(["MB of activations: peak (kept by autograd)", *cases, f"{cases[len(depths) - 1]} / {cases[0]}"], rows)
+        print_table(
+            ["MB of activations: peak (kept by autograd)", *cases, f"{cases[len(depths) - 1]} / {cases[0]}"],
+            rows,
+        )
     if "batch" not in skip and device.type == "cuda":
-        result["largest batch"] = {mode: largest_batch(size, device, low=True, recompute=mode) for mode in ("none", "step", "reversible")}
+        result["largest batch"] = {
+            mode: largest_batch(size, device, low=True, recompute=mode)
+            for mode in ("none", "step", "reversible")
+        }
         print("largest batch, bf16:", result["largest batch"], "\n", flush=True)
     if "precision" not in skip:
         result["precision"] = precision(size, device)
@@ -458,7 +513,9 @@ def main() -> None:
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ class Kernels(NamedTuple):
 
 
 class FusedSteps(torch.autograd.Function):
-    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), smallest scale of each step (K,) or None."""
+    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), the smallest scale (a scalar) or None."""
 
     @staticmethod
     def forward(
@@ -278,7 +278,7 @@ class FusedSteps(torch.autograd.Function):
         kernels: Kernels,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``watch`` asks for the smallest scales; ``parameters`` are those of a ``Steps``."""
+        """``watch`` asks for the smallest scale; ``parameters`` are those of a ``Steps``."""
         steps = Steps(*parameters)
         every = KEEP[recompute]
         training = any(ctx.needs_input_grad)
@@ -297,7 +297,7 @@ class FusedSteps(torch.autograd.Function):
         if training:
             ctx.save_for_backward(x, *parameters, *inputs, *hiddens)
             ctx.settings = space, min_scale, recompute, kernels
-        watched = torch.stack(smallest) if smallest else None
+        watched = torch.stack(smallest).amin() if smallest else None
         if watched is not None:
             ctx.mark_non_differentiable(watched)
         return x, total, watched

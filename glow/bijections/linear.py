@@ -1,9 +1,12 @@
-"""Mixing channels: the invertible 1x1 convolution and the fixed permutations it generalizes."""
+"""Mixing channels: the invertible 1x1 convolution and the fixed permutations it generalizes.
+
+``weight`` also gives K matrices (K, C, C), and ``log_abs_det`` the sum of theirs, where K layers' parameters
+are stacked in one (see ``GlowLevel``).
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +40,13 @@ class Permutation(Bijection):
         """A random order, drawn once from the global generator and kept with the weights."""
         return cls(torch.randperm(channels))
 
-    @classmethod
-    def stack(cls, layers: Sequence[Permutation]) -> tuple[Tensor, Tensor]:
-        """K layers as matrices (K, C, C) and the sum of their log|det|, zero."""
-        identity = torch.eye(len(layers[0].order), device=layers[0].order.device)
-        return torch.stack([identity[layer.order] for layer in layers]), identity.new_zeros(())
+    def weight(self) -> Tensor:
+        """The permutation as a matrix (C, C)."""
+        return torch.eye(self.order.shape[-1], device=self.order.device)[self.order]
+
+    def log_abs_det(self) -> Tensor:
+        """Zero, a scalar."""
+        return torch.zeros((), device=self.order.device)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, ...) -> (B, C, ...), zeros (B,)."""
@@ -60,12 +65,6 @@ class InvertibleConv1x1(Bijection):
     """
 
     _inverse: tuple[list[Tensor], Tensor] | None = None
-
-    @classmethod
-    def stack(cls, layers: Sequence[InvertibleConv1x1]) -> tuple[Tensor, Tensor]:
-        """The matrices of K layers (K, C, C) and the sum of their log|det|, a scalar."""
-        weights = torch.stack([layer.weight() for layer in layers])
-        return weights, torch.stack([layer.log_abs_det() for layer in layers]).sum()
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -136,24 +135,16 @@ class LUConv1x1(InvertibleConv1x1):
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", diagonal.sign())
 
-    @classmethod
-    def stack(cls, layers: Sequence[InvertibleConv1x1]) -> tuple[Tensor, Tensor]:
-        """The matrices of K layers (K, C, C), in two products, and the sum of their log|det|, a scalar."""
-        names = ("permutation", "lower", "upper", "sign", "logs")
-        permutation, lower, upper, sign, logs = (
-            torch.stack([getattr(layer, name) for layer in layers]) for name in names
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        identity = torch.eye(self.logs.shape[-1], dtype=self.logs.dtype, device=self.logs.device)
+        return self.lower.tril(-1) + identity, self.upper.triu(1) + torch.diag_embed(
+            self.sign * self.logs.exp()
         )
-        lower, upper = cls._triangles(lower, upper, sign, logs)
-        return permutation @ lower @ upper, logs.sum()
-
-    @staticmethod
-    def _triangles(lower: Tensor, upper: Tensor, sign: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
-        identity = torch.eye(logs.shape[-1], dtype=logs.dtype, device=logs.device)
-        return lower.tril(-1) + identity, upper.triu(1) + torch.diag_embed(sign * logs.exp())
 
     def weight(self) -> Tensor:
         """The matrix W (C, C)."""
-        return self.stack([self])[0][0]
+        lower, upper = self._triangles()
+        return self.permutation @ lower @ upper
 
     def log_abs_det(self) -> Tensor:
         """The sum of the log-diagonal of U, a scalar."""
@@ -161,8 +152,7 @@ class LUConv1x1(InvertibleConv1x1):
 
     def inverse_weight(self) -> Tensor:
         """U^-1 L^-1 P^T by two triangular solves in float64 (on the CPU for devices without it)."""
-        triangles = self._triangles(self.lower, self.upper, self.sign, self.logs)
-        lower, upper = (_double(t) for t in triangles)
+        lower, upper = (_double(t) for t in self._triangles())
         right = torch.linalg.solve_triangular(
             lower, _double(self.permutation).T, upper=False, unitriangular=True
         )
@@ -186,7 +176,7 @@ class PlainConv1x1(InvertibleConv1x1):
 
     def log_abs_det(self) -> Tensor:
         """log|det W|, a scalar."""
-        return torch.linalg.slogdet(self.matrix)[1]
+        return torch.linalg.slogdet(self.matrix)[1].sum()
 
     def inverse_weight(self) -> Tensor:
         """W^-1 in float64 (on the CPU for devices without it)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,19 +25,14 @@ class ScaledConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.logs = nn.Parameter(torch.zeros(out_channels))
 
-    @staticmethod
-    def stack(layers: Sequence[ScaledConv2d]) -> tuple[Tensor, Tensor]:
-        """The scaled weights (K, out, in, kernel, kernel) and biases (K, out) of K equal layers."""
-        weight, bias, logs = (
-            torch.stack([getattr(conv, n) for conv in layers]) for n in ("weight", "bias", "logs")
-        )
-        scale = (logs * LOG_SCALE_FACTOR).exp()
-        return weight * scale[..., None, None, None], bias * scale
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """The scaled weight (out, in, kernel, kernel) and bias (out,); with a leading K if K layers are stacked."""
+        scale = (self.logs * LOG_SCALE_FACTOR).exp()
+        return self.weight * scale[..., None, None, None], self.bias * scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        weight, bias = self.stack([self])
-        return F.conv2d(x, weight[0], bias[0], padding="same")
+        return F.conv2d(x, *self.scaled(), padding="same")
 
 
 class ActNormConv2d(ScaledConv2d, DataDependent):
