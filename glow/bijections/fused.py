@@ -43,7 +43,7 @@ class Steps(NamedTuple):
 
     matrix: Tensor  # (K, C, C)
     bias: Tensor  # (K, C)
-    w1: Tensor  # (K, width, padded(9 c + 1)), see columns
+    w1: Tensor  # (K, width, ...), see first_weight
     b1: Tensor  # (K, width)
     w2: Tensor  # (K, width, width)
     b2: Tensor  # (K, width)
@@ -95,6 +95,47 @@ def columns(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False
     return result
 
 
+def as_image(rows: Tensor, space: Space) -> Tensor:
+    """(N, c) -> (B, c, H, W) in channels_last."""
+    return rows.contiguous().view(*space, -1).permute(0, 3, 1, 2)
+
+
+def as_rows(image: Tensor) -> Tensor:
+    """(B, c, H, W) -> (N, c)."""
+    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
+
+
+def first_weight(weight: Tensor) -> Tensor:
+    """The form that ``first_layer`` takes a kernel (K, width, c, 3, 3) in, with the width in front.
+
+    Where a convolution of few channels is slow (everywhere but on a CPU), it is a matrix for ``columns`` with ones.
+    """
+    taps = weight.permute(0, 1, 3, 4, 2)
+    if weight.device.type == "cpu":
+        return taps.contiguous().permute(0, 1, 4, 2, 3)  # channels_last
+    matrix = taps.flatten(2)
+    return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
+
+
+def first_layer(x1: Tensor, p: Steps, space: Space) -> Tensor:
+    """relu of the first 3x3 convolution, (N, c) -> (N, width)."""
+    if p.w1.dim() == 2:
+        return linear_relu(columns(x1, space=space, dtype=p.w1.dtype, ones=True), p.w1, p.b1)
+    return as_rows(F.conv2d(as_image(x1.to(p.w1.dtype), space), p.w1, p.b1, padding=1).relu_())
+
+
+def first_layer_backward(g: Tensor, z1: Tensor, p: Steps, space: Space) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the first convolution with respect to its input (N, c), weight and bias."""
+    if p.w1.dim() == 2:
+        weight = g.T @ columns(z1, space=space, dtype=g.dtype, ones=True)
+        return transposed_columns(g, p.w1, space, p.first), weight, weight[:, 9 * p.first]
+    image, weight, bias = torch.ops.aten.convolution_backward(
+        as_image(g, space), as_image(z1.to(g.dtype), space), p.w1, [len(p.w1)],
+        [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True],
+    )  # fmt: skip
+    return as_rows(image), weight, bias
+
+
 def kernels_of(weights: Tensor, c: int) -> Tensor:
     """What ``transposed_columns`` takes, of stacked weights (K, width, padded(9 c)).
 
@@ -111,8 +152,7 @@ def transposed_columns(a: Tensor, kernel: Tensor, space: Space, c: int) -> Tenso
     """The transpose of ``x -> columns(x) @ weight.T``, from (N, width) to (N, c); for ``kernel`` see ``kernels_of``."""
     b, h, w = space
     if kernel.dim() == 4:
-        image = a.view(b, h, w, -1).permute(0, 3, 1, 2)  # channels_last
-        return F.conv2d(image, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, c)
+        return as_rows(F.conv2d(as_image(a, space), kernel, padding=1))
     spread = F.pad((a @ kernel).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
     total = a.new_zeros(b, h, w, c, dtype=torch.promote_types(a.dtype, torch.float32))
     for dy in range(3):
@@ -151,7 +191,7 @@ def network(
 
     ``kernel`` is that of ``p.w3``; ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
     """
-    a1 = linear_relu(columns(x1, space=space, dtype=p.w1.dtype, ones=True), p.w1, p.b1)
+    a1 = first_layer(x1, p, space)
     a2 = linear_relu(a1, p.w2, p.b2)
     h = transposed_columns(a2, kernel, space, p.b3.shape[0]) + p.b3
     if min_scale is None:
@@ -198,7 +238,7 @@ def backward_step(
     z: Tensor,
     hidden: Hidden | None,
     p: Steps,
-    kernels: tuple[Tensor, Tensor | None],
+    kernel: Tensor | None,
     inverse: Tensor | None,
     space: Space,
     min_scale: float | None,
@@ -212,7 +252,7 @@ def backward_step(
         z: the step's output (N, C).
         hidden: what ``forward_step`` returned, or None to evaluate the network again.
         p: the step's parameters.
-        kernels: those of ``p.w1`` and, when ``hidden`` is None, of ``p.w3``.
+        kernel: that of ``p.w3``, when ``hidden`` is None.
         inverse: of ``p.matrix``, when x is None.
         space: see ``Space``.
         min_scale: see ``network``.
@@ -222,8 +262,8 @@ def backward_step(
     """
     z1, z2 = z.tensor_split([p.first], dim=1)
     if hidden is None:
-        assert kernels[1] is not None
-        shift, _, hidden = network(z1, p, kernels[1], space, min_scale)
+        assert kernel is not None
+        shift, _, hidden = network(z1, p, kernel, space, min_scale)
         if x is None:
             assert inverse is not None
             x = undo(z, shift, hidden.scale, p, inverse)
@@ -240,14 +280,14 @@ def backward_step(
     g_columns = columns(*g_h, space=space, dtype=a2.dtype)
     g_a2 = relu_backward(g_columns @ p.w3.T, a2)
     g_a1 = relu_backward(g_a2 @ p.w2, a1)
-    g_w1 = g_a1.T @ columns(z1, space=space, dtype=a1.dtype, ones=True)
-    g1 += transposed_columns(g_a1, kernels[0], space, p.first)
+    g_x1, g_w1, g_b1 = first_layer_backward(g_a1, z1, p, space)
+    g1 += g_x1
     outputs = p.b3.shape[0]
     gradients = Steps(
         matrix=g.T @ x,
         bias=g.sum(0),
         w1=g_w1,
-        b1=g_w1[:, 9 * p.first],
+        b1=g_b1,
         w2=g_a2.T @ a1,
         b2=g_a2.sum(0),
         w3=a2.T @ g_columns,
@@ -317,17 +357,16 @@ class FusedSteps(torch.autograd.Function):
         gradients: list[Steps] = []
         g = g.clone()
         with exact(z.device):
-            kernel1 = kernels_of(steps.w1, steps.first)
-            kernel3 = inverses = None
+            turned = inverses = None
             if recompute != "none":
-                kernel3, inverses = kernels_of(steps.w3, steps.b3.shape[1]), inverse_of(steps.matrix)
+                turned, inverses = kernels_of(steps.w3, steps.b3.shape[1]), inverse_of(steps.matrix)
             for k in reversed(range(depth)):
                 x = inputs[k // every] if every and k % every == 0 else None
                 hidden = Hidden(*[*hiddens[each * k : each * (k + 1)], None][:3]) if each else None
                 inverse = inverses[k] if inverses is not None and x is None else None
-                turned = kernel1[k], kernel3[k] if kernel3 is not None else None
+                kernel = turned[k] if turned is not None else None
                 g, z, gradient = kernels.backward(
-                    g, g_total, x, z, hidden, steps.step(k), turned, inverse, space, min_scale
+                    g, g_total, x, z, hidden, steps.step(k), kernel, inverse, space, min_scale
                 )
                 gradients.append(gradient)
         stacked = [torch.stack(t[::-1]) for t in zip(*gradients, strict=True)]

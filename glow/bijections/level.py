@@ -15,7 +15,16 @@ from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
 from glow.bijections.base import Bijection, Shape, exact, sum_event
 from glow.bijections.composition import Composition
 from glow.bijections.coupling import AffineCoupling, Coupling
-from glow.bijections.fused import KEEP, FusedSteps, Kernels, Steps, inverse_of, kernels_of, padded
+from glow.bijections.fused import (
+    KEEP,
+    FusedSteps,
+    Kernels,
+    Steps,
+    first_weight,
+    inverse_of,
+    kernels_of,
+    padded,
+)
 from glow.bijections.linear import InvertibleConv1x1, Permutation
 from glow.bijections.squeeze import Squeeze
 from glow.errors import check_choice
@@ -143,11 +152,9 @@ class GlowLevel(Bijection):
             w3, b3 = last.scaled()  # (K, O, width, 3, 3), (K, O)
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
                 w3, b3 = (t.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for t in (w3, b3))
-            w1 = w1.permute(0, 1, 3, 4, 2).flatten(2)
-            w1 = F.pad(w1, (0, padded(w1.shape[2] + 1) - w1.shape[2]))
             w3 = w3.flip(3, 4).permute(0, 2, 3, 4, 1).flatten(2)
             w3 = F.pad(w3, (0, padded(w3.shape[2]) - w3.shape[2]))
-            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (w1, b1, w2.flatten(2), b2, w3))
+            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (first_weight(w1), b1, w2.flatten(2), b2, w3))
             return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
 
     def _inverses(self, matrix: Tensor) -> Tensor:
