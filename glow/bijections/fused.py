@@ -120,7 +120,7 @@ def first_weight(weight: Tensor) -> Tensor:
 def first_layer(x1: Tensor, p: Steps, space: Space) -> Tensor:
     """relu of the first 3x3 convolution, (N, c) -> (N, width)."""
     if p.w1.dim() == 2:
-        return linear_relu(columns(x1, space=space, dtype=p.w1.dtype, ones=True), p.w1, p.b1)
+        return linear(columns(x1, space=space, dtype=p.w1.dtype, ones=True), p.w1, p.b1, relu=True)
     return as_rows(F.conv2d(as_image(x1.to(p.w1.dtype), space), p.w1, p.b1, padding=1).relu_())
 
 
@@ -162,21 +162,29 @@ def transposed_columns(a: Tensor, kernel: Tensor, space: Space, c: int) -> Tenso
     return total.view(-1, c)
 
 
-def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """relu(x W^T + b); in one kernel, which compilers leave alone, unless autograd is to see it."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """x W^T + b, rectified if asked, in the fastest single kernel there is (which autograd knows nothing of)."""
     if torch.is_grad_enabled():
-        return torch.addmm(bias, x, weight.T).relu()
-    return _one_kernel(x, weight, bias) if torch.compiler.is_compiling() else _linear_relu(x, weight, bias)
+        y = F.linear(x, weight, bias)
+        return y.relu() if relu else y
+    return (
+        _one_kernel(x, weight, bias, relu)
+        if torch.compiler.is_compiling()
+        else _linear(x, weight, bias, relu)
+    )
 
 
-def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     if x.device.type == "cpu" and x.dtype != torch.float64 and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], None)
-    return torch._addmm_activation(bias, x, weight.T)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], None)
+    if relu and bias is not None:
+        return torch._addmm_activation(bias, x, weight.T)
+    assert not relu
+    return F.linear(x, weight, bias)
 
 
-_one_kernel = torch.library.custom_op("glow::linear_relu", _linear_relu, mutates_args=())
-_one_kernel.register_fake(lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]))
+_one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=())  # compilers leave it alone
+_one_kernel.register_fake(lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0]))
 
 
 def relu_backward(g: Tensor, a: Tensor) -> Tensor:
@@ -192,7 +200,7 @@ def network(
     ``kernel`` is that of ``p.w3``; ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
     """
     a1 = first_layer(x1, p, space)
-    a2 = linear_relu(a1, p.w2, p.b2)
+    a2 = linear(a1, p.w2, p.b2, relu=True)
     h = transposed_columns(a2, kernel, space, p.b3.shape[0]) + p.b3
     if min_scale is None:
         return h, None, Hidden(a1, a2, None)
@@ -278,8 +286,8 @@ def backward_step(
         g2 *= scale
         g_h = [g2, g_raw]
     g_columns = columns(*g_h, space=space, dtype=a2.dtype)
-    g_a2 = relu_backward(g_columns @ p.w3.T, a2)
-    g_a1 = relu_backward(g_a2 @ p.w2, a1)
+    g_a2 = relu_backward(linear(g_columns, p.w3), a2)
+    g_a1 = relu_backward(linear(g_a2, p.w2.T.contiguous()), a1)
     g_x1, g_w1, g_b1 = first_layer_backward(g_a1, z1, p, space)
     g1 += g_x1
     outputs = p.b3.shape[0]

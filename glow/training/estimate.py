@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from glow.data import ArrayData
 from glow.errors import check_positive
 from glow.training.module import FlowModule
-from glow.training.progress import time_left
+from glow.training.limits import time_left
 
 
 class TimeEstimate(L.Callback):

@@ -17,6 +17,7 @@ from glow.evaluation.bits import bits_per_dim
 from glow.models import build
 from glow.seeds import generator
 from glow.training.checkpoints import last_checkpoint
+from glow.training.limits import time_used
 from glow.training.optimizers import build_optimizer, build_schedule
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
@@ -154,7 +155,7 @@ class FlowModule(L.LightningModule):
         total = float(self.trainer.estimated_stepping_batches)
         self.trainer.fit_loop.setup_data()  # which the estimate leaves out when only max_steps is set
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        schedule = build_schedule(optimizer, self.optimizer_config, per_epoch, total)
+        schedule = build_schedule(optimizer, self.optimizer_config, per_epoch, total, time_used(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property

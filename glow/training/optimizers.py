@@ -42,37 +42,58 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: Mapping[str, Any
         raise UsageError(f"optimizer: {error}") from error
 
 
+DECAYS: dict[str, Callable[[float], float]] = {
+    "none": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+}
+"""``optimizer.decay`` -> the factor on the learning rate at a progress from 0, the end of the warm-up, to 1."""
+
+
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: Mapping[str, Any], steps_per_epoch: float, total_steps: float
+    optimizer: torch.optim.Optimizer,
+    config: Mapping[str, Any],
+    steps_per_epoch: float,
+    total_steps: float,
+    time_used: Callable[[], float] | None = None,
 ) -> LambdaLR:
-    """Linear warm-up per step over ``warmup_epochs``, then constant or a cosine to zero.
+    """Linear warm-up per step over ``warmup_epochs``, then constant or decaying to zero at the end of the run.
 
     Args:
         optimizer: whose learning rates are multiplied.
-        config: ``warmup_epochs`` (may be a fraction) and ``decay``, ``none`` or ``cosine``.
+        config: ``warmup_epochs`` (may be a fraction) and ``decay``, a key of ``DECAYS``.
         steps_per_epoch: optimizer steps in an epoch.
-        total_steps: optimizer steps in the run, for the cosine; infinite if unknown.
+        total_steps: optimizer steps in the run; infinite if unknown.
+        time_used: how much of the run's time limit is used up, from 0 to 1; None without one. The end is what comes
+            first.
 
     Raises:
-        UsageError: a bad value, or a cosine without an end.
+        UsageError: a bad value, or a decay without an end.
     """
     decay = config.get("decay", "none")
-    check_choice("optimizer.decay", decay, ("none", "cosine"))
+    check_choice("optimizer.decay", decay, DECAYS)
     check_positive("optimizer.warmup_epochs", config.get("warmup_epochs", 0), zero=True)
-    if decay == "cosine" and not math.isfinite(total_steps):
-        raise UsageError("optimizer.decay=cosine needs an end: set trainer.max_epochs or trainer.max_steps")
+    if decay != "none" and not math.isfinite(total_steps) and time_used is None:
+        raise UsageError(
+            f"optimizer.decay={decay} needs an end: set trainer.max_epochs, trainer.max_steps or trainer.max_time"
+        )
     warmup = round(config.get("warmup_epochs", 0) * steps_per_epoch)
-    return LambdaLR(optimizer, factor(warmup, total_steps if decay == "cosine" else math.inf))
+    return LambdaLR(optimizer, factor(warmup, DECAYS[decay], total_steps, time_used))
 
 
-def factor(warmup: int, decay_until: float) -> Callable[[int], float]:
+def factor(
+    warmup: int,
+    decay: Callable[[float], float],
+    total_steps: float = math.inf,
+    time_used: Callable[[], float] | None = None,
+) -> Callable[[int], float]:
     """The factor on the learning rate at a step (counted from 0): at most 1, never 0 before the end."""
 
     def at(step: int) -> float:
         up = min(1.0, (step + 1) / (warmup + 1))
-        if not math.isfinite(decay_until):
-            return up
-        progress = min(1.0, max(0.0, (step - warmup) / max(1.0, decay_until - warmup)))
-        return up * 0.5 * (1 + math.cos(math.pi * progress))
+        progress = (step - warmup) / max(1.0, total_steps - warmup)
+        if time_used is not None:
+            progress = max(progress, time_used())
+        return up * decay(min(1.0, max(0.0, progress)))
 
     return at

@@ -8,10 +8,11 @@ import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from glow.errors import check_positive
 from glow.evaluation.bits import UNITS
+from glow.training.limits import time_left
 from glow.training.module import FlowModule
 
 
@@ -69,12 +70,6 @@ class Throughput(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The totals."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
-
-
-def time_left(trainer: L.Trainer) -> float:
-    """Seconds until ``trainer.max_time``; infinite without it."""
-    timers = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
-    return min((left for t in timers if (left := t.time_remaining()) is not None), default=math.inf)
 
 
 class Eta:

@@ -14,7 +14,7 @@ from torch import nn
 
 from glow.errors import UsageError
 from glow.training import EMA
-from glow.training.optimizers import build_optimizer, build_schedule, factor
+from glow.training.optimizers import DECAYS, build_optimizer, build_schedule, factor
 from glow.training.progress import clock
 
 PARAMETERS = [nn.Parameter(torch.zeros(1))]
@@ -54,14 +54,14 @@ class TestOptimizers:
 
 class TestSchedule:
     def test_warm_up_is_linear_per_step(self) -> None:
-        at = factor(9, math.inf)
+        at = factor(9, DECAYS["none"])
         assert [at(s) for s in (0, 4, 9, 10, 10_000)] == pytest.approx([0.1, 0.5, 1, 1, 1])
 
     def test_no_warm_up(self) -> None:
-        assert factor(0, math.inf)(0) == 1
+        assert factor(0, DECAYS["none"])(0) == 1
 
     def test_cosine_ends_at_zero(self) -> None:
-        at = factor(10, 110)
+        at = factor(10, DECAYS["cosine"], 110)
         assert [at(s) for s in (10, 60, 110, 200)] == pytest.approx([1, 0.5, 0, 0])
 
     @pytest.mark.parametrize(
