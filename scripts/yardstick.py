@@ -43,14 +43,22 @@ def run(setting: str, seed: int, args: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Run every setting with every seed, in turns, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", default=[""], help="overrides, quoted; an empty one is the default recipe")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "settings", nargs="*", default=[""], help="overrides, quoted; an empty one is the default recipe"
+    )
     parser.add_argument("--minutes", type=float, default=10, help="of training for each (default 10)")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, ... for each (default 1)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--dataset", default="fashion_mnist", help="default fashion_mnist")
-    parser.add_argument("--root", default="data", help="where the data is, or is downloaded to (default data)")
-    parser.add_argument("--out", default="outputs/yardstick", help="folder of the runs (default outputs/yardstick)")
+    parser.add_argument(
+        "--root", default="data", help="where the data is, or is downloaded to (default data)"
+    )
+    parser.add_argument(
+        "--out", default="outputs/yardstick", help="folder of the runs (default outputs/yardstick)"
+    )
     parser.add_argument("--name", help="prefix of the runs' names")
     args = parser.parse_args()
     for seed in range(args.seeds):
@@ -60,7 +68,10 @@ def main() -> None:
                 file.write(json.dumps(result) + "\n")
             test = result["test"]
             figures = f"{test.get('ema', test['raw']):.4f} bits/dim (raw weights {test['raw']:.4f}), {result['steps']:,} steps"
-            print(f"{figures}, {result['images_per_s']:.0f} images/s, seed {seed} | {setting or 'default'}", flush=True)
+            print(
+                f"{figures}, {result['images_per_s']:.0f} images/s, seed {seed} | {setting or 'default'}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +55,23 @@ def no_log_det(x: Tensor) -> Tensor:
     return x.new_zeros(x.shape[0])
 
 
-def exact(device: torch.device) -> torch.autocast:
-    """A context without autocast: what is inside computes in the dtype of its operands.
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """A context without autocast and TF32: what is inside computes in the dtype of its operands.
 
     A flow must be inverted with the numbers it was evaluated with. Only the coupling networks, which
     are evaluated on the same input in both directions, may run in lower precision.
     """
-    return torch.autocast(device.type, enabled=False)
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        before = [flag.allow_tf32 for flag in flags]
+        try:
+            for flag in flags:
+                flag.allow_tf32 = False
+            yield
+        finally:
+            for flag, value in zip(flags, before, strict=True):
+                flag.allow_tf32 = value

@@ -16,8 +16,8 @@ Networks compute in the dtype of their weights (bfloat16 under autocast), all el
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from torch.nn import functional as F
 
 from glow.bijections.base import exact
 from glow.bijections.coupling import sigmoid_scale
+
+if TYPE_CHECKING:
+    from glow.bijections.replay import Replays
 
 KEEP = {"none": 1, "step": 2, "reversible": 0}
 """``recompute`` -> of every how many steps the input is kept for the backward pass (0: of none, only the
@@ -312,73 +315,110 @@ class Kernels(NamedTuple):
     backward: Callable[..., Any] = backward_step
 
 
+class Settings(NamedTuple):
+    """What does not change from batch to batch."""
+
+    space: Space
+    min_scale: float | None
+    recompute: str
+    kernels: Kernels
+
+
+def forward_steps(
+    x: Tensor, steps: Steps, settings: Settings, keep: bool, watch: bool
+) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), smallest scale, what ``backward_steps`` needs.
+
+    ``keep`` asks for the last of these, ``watch`` for the smallest scale, a scalar.
+    """
+    space, min_scale, recompute, kernels = settings
+    every = KEEP[recompute]
+    total = x.new_zeros(len(x), x.shape[1] - steps.first)
+    kernel = kernels_of(steps.w3, steps.b3.shape[1])
+    inputs: list[Tensor] = []
+    hiddens: list[Tensor] = []
+    smallest: list[Tensor] = []
+    for k in range(len(steps.matrix)):
+        if keep and every and k % every == 0:
+            inputs.append(x)
+        x, total, hidden = kernels.forward(x, total, steps.step(k), kernel[k], space, min_scale)
+        if keep and recompute == "none":
+            hiddens += [t for t in hidden if t is not None]
+        if watch and hidden.scale is not None:
+            smallest.append(hidden.scale.amin())
+    return x, total, torch.stack(smallest).amin() if smallest else None, [*inputs, *hiddens]
+
+
+def backward_steps(
+    g: Tensor,
+    g_total: Tensor,
+    z: Tensor,
+    steps: Steps,
+    inverses: Tensor | None,
+    kept: Sequence[Tensor],
+    settings: Settings,
+) -> list[Tensor]:
+    """From the last step to the first: gradients with respect to the input and to all of ``steps``."""
+    space, min_scale, recompute, kernels = settings
+    depth, every = len(steps.matrix), KEEP[recompute]
+    n_inputs = len(range(0, depth, every)) if every else 0
+    inputs, hiddens = kept[:n_inputs], kept[n_inputs:]
+    each = len(hiddens) // depth
+    turned = None if each else kernels_of(steps.w3, steps.b3.shape[1])
+    gradients: list[Steps] = []
+    g = g.clone()
+    for k in reversed(range(depth)):
+        x = inputs[k // every] if every and k % every == 0 else None
+        hidden = None
+        if each:
+            a1, a2, *scale = hiddens[each * k : each * (k + 1)]
+            hidden = Hidden(a1, a2, scale[0] if scale else None)
+        kernel = turned[k] if turned is not None else None
+        inverse = inverses[k] if inverses is not None and x is None else None
+        g, z, gradient = kernels.backward(
+            g, g_total, x, z, hidden, steps.step(k), kernel, inverse, space, min_scale
+        )
+        gradients.append(gradient)
+    return [g, *(torch.stack(t[::-1]) for t in zip(*gradients, strict=True))]
+
+
 class FusedSteps(torch.autograd.Function):
-    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), the smallest scale (a scalar) or None."""
+    """``forward_steps`` without what is kept, with ``backward_steps`` as its derivative."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        space: Space,
-        min_scale: float | None,
-        recompute: str,
-        watch: bool,
-        kernels: Kernels,
-        *parameters: Tensor,
+        ctx: Any, x: Tensor, settings: Settings, watch: bool, replays: Replays | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``watch`` asks for the smallest scale; ``parameters`` are those of a ``Steps``."""
-        steps = Steps(*parameters)
-        every = KEEP[recompute]
-        training = any(ctx.needs_input_grad)
-        total = x.new_zeros(len(x), x.shape[1] - steps.first)
-        inputs, hiddens, smallest = [], [], []
+        """``parameters`` are those of a ``Steps``; with ``replays``, training steps are CUDA graphs."""
+        steps, training = Steps(*parameters), any(ctx.needs_input_grad)
+        ctx.settings, ctx.replay = settings, None
         with exact(x.device):
-            kernel = kernels_of(steps.w3, steps.b3.shape[1])
-            for k in range(len(steps.matrix)):
-                if training and every and k % every == 0:
-                    inputs.append(x)
-                x, total, hidden = kernels.forward(x, total, steps.step(k), kernel[k], space, min_scale)
-                if training and recompute == "none":
-                    hiddens += [t for t in hidden if t is not None]
-                if watch and hidden.scale is not None:
-                    smallest.append(hidden.scale.amin())
+            if training and replays is not None:
+                ctx.replay = replays.free(x, steps, settings)
+            if ctx.replay is not None:
+                ctx.set_materialize_grads(True)
+                return *ctx.replay.forward(x, steps), None
+            z, total, smallest, kept = forward_steps(x, steps, settings, training, watch)
         if training:
-            ctx.save_for_backward(x, *parameters, *inputs, *hiddens)
-            ctx.settings = space, min_scale, recompute, kernels
-        watched = torch.stack(smallest).amin() if smallest else None
-        if watched is not None:
-            ctx.mark_non_differentiable(watched)
-        return x, total, watched
+            ctx.save_for_backward(z, *parameters, *kept)
+        if smallest is not None:
+            ctx.mark_non_differentiable(smallest)
+        return z, total, smallest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor, g_total: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-        """From the last step to the first."""
-        space, min_scale, recompute, kernels = ctx.settings
-        z, *saved = ctx.saved_tensors
-        steps = Steps(*saved[: len(Steps._fields)])
-        depth, every = len(steps.matrix), KEEP[recompute]
-        kept = len(range(0, depth, every)) if every else 0
-        inputs = saved[len(steps) : len(steps) + kept]
-        hiddens = saved[len(steps) + kept :]
-        each = len(hiddens) // depth
-        gradients: list[Steps] = []
-        g = g.clone()
-        with exact(z.device):
-            turned = inverses = None
-            if recompute != "none":
-                turned, inverses = kernels_of(steps.w3, steps.b3.shape[1]), inverse_of(steps.matrix)
-            for k in reversed(range(depth)):
-                x = inputs[k // every] if every and k % every == 0 else None
-                hidden = Hidden(*[*hiddens[each * k : each * (k + 1)], None][:3]) if each else None
-                inverse = inverses[k] if inverses is not None and x is None else None
-                kernel = turned[k] if turned is not None else None
-                g, z, gradient = kernels.backward(
-                    g, g_total, x, z, hidden, steps.step(k), kernel, inverse, space, min_scale
-                )
-                gradients.append(gradient)
-        stacked = [torch.stack(t[::-1]) for t in zip(*gradients, strict=True)]
-        return g, None, None, None, None, None, *stacked
+        """See ``backward_steps``."""
+        with exact(g.device):
+            if ctx.replay is not None:
+                gradient, *gradients = ctx.replay.backward(g, g_total)
+                ctx.replay = None
+            else:
+                z, *saved = ctx.saved_tensors
+                steps, kept = Steps(*saved[: len(Steps._fields)]), saved[len(Steps._fields) :]
+                inverses = None if ctx.settings.recompute == "none" else inverse_of(steps.matrix)
+                gradient, *gradients = backward_steps(g, g_total, z, steps, inverses, kept, ctx.settings)
+        return gradient, None, None, None, *gradients
 
 
 def inverse_of(matrix: Tensor) -> Tensor:

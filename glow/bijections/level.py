@@ -19,6 +19,7 @@ from glow.bijections.fused import (
     KEEP,
     FusedSteps,
     Kernels,
+    Settings,
     Steps,
     first_weight,
     inverse_of,
@@ -26,6 +27,7 @@ from glow.bijections.fused import (
     padded,
 )
 from glow.bijections.linear import InvertibleConv1x1, Permutation
+from glow.bijections.replay import Replays
 from glow.bijections.squeeze import Squeeze
 from glow.errors import check_choice
 
@@ -69,16 +71,27 @@ class GlowLevel(Bijection):
         self.squeeze = Squeeze()
         self.steps = _stack(steps)
         self.fused = True
-        self._kernels = Kernels()
+        self._compiled: Kernels | None = None
+        self._sizes: dict[str, torch.Size] = {}
+        self._replays: Replays | None = None
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile the computation of one step with ``torch.compile`` (whose arguments these are).
 
-        Every size of level and batch is compiled once, when it is first seen.
+        It is compiled for the size of the first batch in either direction; others run as before. On a GPU the training
+        steps are then replayed as CUDA graphs.
         """
-        self._kernels = Kernels(
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        self._compiled = Kernels(
             *(torch.compile(kernel, *args, dynamic=False, **options) for kernel in Kernels())
         )
+        self._sizes = {}
+        self._replays = Replays()
+
+    def _kernels_for(self, direction: str, x: Tensor) -> Kernels:
+        if self._compiled is not None and self._sizes.setdefault(direction, x.shape) == x.shape:
+            return self._compiled
+        return Kernels()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> (B, 4C, H/2, W/2), log-det (B,)."""
@@ -90,10 +103,11 @@ class GlowLevel(Bijection):
             return x, total
         b, c, h, w = x.shape
         steps, log_det = self._parameters_for(x)
-        z, log_scales, smallest = FusedSteps.apply(
-            x.permute(0, 2, 3, 1).reshape(-1, c), (b, h, w), self._min_scale, self.recompute, not self.training,
-            self._kernels, *steps,
-        )  # fmt: skip
+        kernels = self._kernels_for("forward", x)
+        settings = Settings((b, h, w), self._min_scale, self.recompute, kernels)
+        replays = self._replays if kernels is self._compiled and x.device.type == "cuda" else None
+        rows = x.permute(0, 2, 3, 1).reshape(-1, c)
+        z, log_scales, smallest = FusedSteps.apply(rows, settings, not self.training, replays, *steps)
         if smallest is not None:
             self._coupling.record(smallest)
         z = z.view(b, h, w, c).permute(0, 3, 1, 2)  # channels_last
@@ -113,8 +127,9 @@ class GlowLevel(Bijection):
         log_scales = rows.new_zeros(len(rows), c - steps.first)
         with exact(z.device):
             inverses, kernels = self._inverses(steps.matrix), kernels_of(steps.w3, steps.b3.shape[1])
+            step_back = self._kernels_for("inverse", z).inverse
             for k in reversed(range(self.depth)):
-                rows, log_scales = self._kernels.inverse(
+                rows, log_scales = step_back(
                     rows, log_scales, steps.step(k), kernels[k], inverses[k], (b, h, w), self._min_scale
                 )
         x, _ = self.squeeze.inverse(rows.view(b, h, w, c).permute(0, 3, 1, 2))

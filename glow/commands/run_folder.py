@@ -29,8 +29,10 @@ MAY_DIFFER = (
     "trainer.profiler",
     "callbacks.progress",
     "callbacks.estimate",
+    "compile",
+    "model.recompute",
 )
-"""Settings that a continued run may have changed: how long, where and on what it runs.
+"""Settings that a continued run may have changed: how long, where, on what and how it runs.
 Besides these, the paths that follow the run's folder, and ``dataset.root`` where it only says where a known
 dataset lies."""
 

@@ -94,7 +94,13 @@ def _check(cfg: DictConfig) -> None:
     check_positive("seed", cfg.seed, integer=True, zero=True)
     if cfg.seed >= 2**32:
         raise UsageError(f"seed must be below 2^32, got {cfg.seed}")
-    for key in ("resume", "trainer.enable_progress_bar", "trainer.detect_anomaly", "trainer.inference_mode"):
+    for key in (
+        "resume",
+        "compile",
+        "trainer.enable_progress_bar",
+        "trainer.detect_anomaly",
+        "trainer.inference_mode",
+    ):
         check_bool(key, OmegaConf.select(cfg, key))
     check_choice("unit", cfg.unit, UNITS)
     precision = str(cfg.trainer.precision)
@@ -114,6 +120,8 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     data = _make("dataset", cfg.dataset, seed=cfg.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     module = FlowModule(plain["model"], plain["optimizer"], cfg.seed, cfg.shift)
+    if cfg.compile:
+        module.flow.compile()
     if module.unit != cfg.unit:
         raise UsageError(f"model={cfg.model.name} is measured in unit={module.unit}, got unit={cfg.unit}")
     callbacks = [_make(f"callbacks.{k}", c) for k, c in (cfg.get("callbacks") or {}).items() if c is not None]

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from glow.data import ArrayData
 from glow.errors import check_positive
-from glow.training.module import FlowModule
 from glow.training.limits import time_left
+from glow.training.module import FlowModule
 
 
 class TimeEstimate(L.Callback):

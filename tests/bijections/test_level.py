@@ -1,0 +1,318 @@
+"""The level as one function against the level as K modules: the same numbers, with less kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from glow.bijections import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    GlowLevel,
+    GlowStep,
+    LUConv1x1,
+    Permutation,
+    PlainConv1x1,
+    plain,
+)
+from glow.bijections.fused import columns, kernels_of, transposed_columns
+from glow.errors import UsageError
+from glow.models import glow
+from glow.networks import ConvNet
+
+COUPLINGS: dict[str, Callable[[], Any]] = {
+    "affine": lambda: AffineCoupling(ConvNet(4, 8, 8)),
+    "affine bounded": lambda: AffineCoupling(ConvNet(4, 8, 8), min_scale=0.2),
+    "additive": lambda: AdditiveCoupling(ConvNet(4, 4, 8)),
+}
+MIXINGS: dict[str, Callable[[int], Any]] = {
+    "lu": LUConv1x1, "plain": PlainConv1x1, "reverse": Permutation.reverse, "shuffle": Permutation.shuffle,
+}  # fmt: skip
+CHANNELS = 8
+
+
+def level(coupling: str = "affine", mixing: str = "lu", recompute: str = "none", depth: int = 3) -> GlowLevel:
+    """In float64, away from where it starts."""
+    steps = [
+        GlowStep(ActNorm(CHANNELS), MIXINGS[mixing](CHANNELS), COUPLINGS[coupling]()) for _ in range(depth)
+    ]
+    made = GlowLevel(steps, recompute).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return made
+
+
+def images(n: int = 3) -> Tensor:
+    return torch.randn(n, 2, 6, 4, dtype=torch.float64)
+
+
+def everything(made: GlowLevel, x: Tensor) -> dict[str, Tensor]:
+    """Outputs and all gradients of a loss that depends on both outputs."""
+    made.zero_grad()
+    x = x.clone().requires_grad_()
+    z, log_det = made(x)
+    weights = torch.linspace(-1, 1, z.numel(), dtype=z.dtype).view_as(z)
+    (torch.sin(z) * weights).sum().add((log_det * torch.arange(1, len(x) + 1)).sum()).backward()
+    gradients = {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
+    assert x.grad is not None
+    return {"z": z.detach(), "log_det": log_det.detach(), "x.grad": x.grad, **gradients}
+
+
+@pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_fused_and_plain_agree_in_values_and_gradients(coupling: str, mixing: str, recompute: str) -> None:
+    made, x = level(coupling, mixing, recompute), images()
+    fused = everything(made, x)
+    with plain(made):
+        expected = everything(made, x)
+    assert fused.keys() == expected.keys()
+    assert len(fused) >= 3 + len(list(made.parameters()))
+    for name, value in expected.items():
+        difference = (fused[name] - value).norm() / value.norm()
+        assert difference < 1e-10, (name, difference)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_the_fused_inverse_and_its_gradients_agree_with_the_plain_ones(coupling: str) -> None:
+    made = level(coupling)
+    z = torch.randn(3, CHANNELS, 3, 2, dtype=torch.float64)
+    found = []
+    for context in (None, plain(made)):
+        if context:
+            context.__enter__()
+        made.zero_grad()
+        v = z.clone().requires_grad_()
+        x, log_det = made.inverse(v)
+        (torch.sin(x).sum() + log_det.sum()).backward()
+        found.append([x, log_det, v.grad, *(p.grad.clone() for p in made.parameters() if p.grad is not None)])
+        if context:
+            context.__exit__(None, None, None)
+    assert len(found[0]) == len(found[1])
+    for fused, expected in zip(*found, strict=True):
+        torch.testing.assert_close(fused, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_float32_log_prob_is_within_1e_4_bits_per_dim_of_the_plain_float64_path() -> None:
+    flow = glow((3, 16, 16), depth=8, width=32)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    x, noise = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8), torch.rand(8, 3, 16, 16)
+    flow.eval()
+    with torch.no_grad():
+        found = flow.log_prob(x, noise=noise).double()
+        with plain(flow.double()):
+            expected = flow.log_prob(x, noise=noise.double())
+    assert ((found - expected).abs() / (3 * 16 * 16 * 0.6931)).max() < 1e-4
+
+
+def test_under_autocast_the_networks_run_in_bf16_and_the_round_trip_stays_exact() -> None:
+    made = level().float().eval()
+    x = images().float()
+    with torch.no_grad():
+        z32, _ = made(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            z, log_det = made(x)
+            back, _ = made.inverse(z)
+    assert z.dtype == log_det.dtype == back.dtype == torch.float32
+    assert 1e-5 < (z - z32).abs().max() < 0.5
+    torch.testing.assert_close(back, x, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    made, x = level(), images()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, _ = made(x)
+    torch.testing.assert_close(z, made(x)[0], rtol=0, atol=0)
+
+
+def kept(made: GlowLevel, x: Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass, parameters not counted."""
+    known = {p.untyped_storage().data_ptr() for p in made.parameters()}
+    sizes: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in known and t.shape[0] >= len(x) * 6:  # of pixels, not of weights
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        made(x)
+    return sum(sizes.values())
+
+
+def test_what_each_way_of_recomputing_keeps() -> None:
+    x = torch.randn(16, 2, 8, 8, dtype=torch.float64)
+    level_input = 16 * 2 * 8 * 8 * 8
+    sizes = {
+        r: {k: kept(level(recompute=r, depth=k), x) for k in (4, 8)} for r in ("none", "step", "reversible")
+    }
+    assert sizes["none"][8] > 1.8 * sizes["none"][4] > 4 * sizes["step"][4]
+    assert sizes["step"][8] - sizes["step"][4] == 2 * level_input, "every other step's input"
+    assert sizes["reversible"][8] == sizes["reversible"][4] <= 2 * level_input
+
+
+def test_columns_and_their_transpose_are_a_convolution_and_its_transpose() -> None:
+    b, h, w, c, width = 2, 5, 4, 3, 7
+    x = torch.randn(b, c, h, w, dtype=torch.float64)
+    kernel = torch.randn(width, c, 3, 3, dtype=torch.float64)
+    rows = x.permute(0, 2, 3, 1).reshape(-1, c)
+    matrix = torch.nn.functional.pad(kernel.permute(0, 2, 3, 1).flatten(1), (0, 5))
+    found = columns(rows[:, :1], rows[:, 1:], space=(b, h, w), dtype=x.dtype) @ matrix.T
+    expected = torch.nn.functional.conv2d(x, kernel, padding=1)
+    torch.testing.assert_close(found, expected.permute(0, 2, 3, 1).reshape(-1, width))
+    y = torch.randn_like(expected)
+    transposed = torch.nn.functional.conv_transpose2d(y, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, c)
+    y_rows = y.permute(0, 2, 3, 1).reshape(-1, width)
+    for form in (matrix, kernels_of(matrix[None], c)[0]):  # as a product and as a convolution
+        torch.testing.assert_close(transposed_columns(y_rows, form, (b, h, w), c), transposed)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = images().requires_grad_()
+    (g,) = torch.autograd.grad(level()(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.sum().backward()
+
+
+def test_the_kept_inverse_follows_the_weights() -> None:
+    made, z = level(), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
+    with torch.no_grad():
+        made.inverse(z)
+        before = made._inverse
+        made.inverse(z)
+        assert made._inverse is before
+        made.steps.steps[1].upper.data.add_(0.1)
+        x, _ = made.inverse(z)
+        torch.testing.assert_close(made(x)[0], z)
+
+
+def test_unstacked_steps_share_the_parameters() -> None:
+    made = level(depth=2)
+    made.unstack()[1].steps[0].shift.data.fill_(7)
+    shift = made.steps.steps[0].shift
+    assert (shift[1] == 7).all()
+    assert (shift[0] != 7).all()
+
+
+def test_the_smallest_scale_is_recorded_in_evaluation_only() -> None:
+    made = level("affine bounded")
+    made(images())
+    assert made.steps.steps[2].smallest_scale is None
+    made.eval()(images())
+    assert 0.2 <= made.steps.steps[2].smallest_scale < 1
+
+
+def test_an_unknown_way_to_recompute() -> None:
+    with pytest.raises(
+        UsageError, match="recompute='steps' is not one of none, step, reversible; did you mean 'step'"
+    ):
+        level(recompute="steps")
+
+
+@pytest.mark.slow
+def test_a_compiled_flow_gives_the_same_and_takes_any_batch() -> None:
+    flow = glow((1, 8, 8), depth=2, width=8, levels=1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    flow.initialized = True
+    x, noise = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), torch.rand(6, 1, 8, 8)
+
+    def step(n: int) -> list[Tensor]:
+        flow.zero_grad()
+        loss = flow.log_prob(x[:n], noise=noise[:n])
+        loss.sum().backward()
+        return [loss.detach(), *(p.grad.clone() for p in flow.parameters() if p.grad is not None)]
+
+    expected = {n: step(n) for n in (6, 5)}
+    drawn = flow.sample(3, generator=torch.Generator().manual_seed(0))
+    keys = flow.state_dict().keys()
+    flow.compile()
+    for n in (6, 5, 6):
+        for a, b in zip(step(n), expected[n], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    again = flow.sample(3, generator=torch.Generator().manual_seed(0))
+    assert (again.int() - drawn.int()).abs().max() <= 1
+    assert flow.state_dict().keys() == keys
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestGPU:
+    def flow(self, recompute: str = "none") -> Any:
+        torch.manual_seed(0)
+        made = glow((3, 16, 16), depth=4, width=64, recompute=recompute)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter += 0.02 * torch.randn_like(parameter)
+        made.initialized = True
+        return made.cuda()
+
+    def step(self, flow: Any, x: Tensor, noise: Tensor, low: bool = False) -> list[Tensor]:
+        flow.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=low):
+            loss = flow.log_prob(x, noise=noise)
+        loss.mean().backward()
+        return [loss.detach(), *(p.grad.clone() for p in flow.parameters() if p.grad is not None)]
+
+    @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_equals_the_cpu_in_float64_plain(self, recompute: str, compiled: bool) -> None:
+        flow = self.flow(recompute)
+        x = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8)
+        noise = torch.rand(x.shape)
+        reference = self.flow().cpu().double()
+        with plain(reference):
+            expected = self.step(reference, x, noise.double())
+        if compiled:
+            flow.compile()
+        for _ in range(3):  # the first one records
+            found = self.step(flow, x.cuda(), noise.cuda())
+            for a, b in zip(found, expected, strict=True):
+                assert (a.cpu().double() - b).norm() / b.norm() < 1e-3
+
+    def test_replays_do_not_disturb_one_another(self) -> None:
+        flow = self.flow()
+        x = torch.randint(256, (24, 3, 16, 16), dtype=torch.uint8, device="cuda")
+        noise = torch.rand(x.shape, device="cuda")
+        whole = self.step(flow, x[:16], noise[:16])
+        part = self.step(flow, x[16:], noise[16:])
+        flow.compile()
+        self.step(flow, x[:16], noise[:16])
+        flow.zero_grad()
+        first, second = (
+            flow.log_prob(x[:16], noise=noise[:16]) for _ in range(2)
+        )  # one must not overwrite the other
+        second.mean().backward()
+        first.mean().backward()
+        for p, g in zip([p for p in flow.parameters() if p.grad is not None], whole[1:], strict=True):
+            torch.testing.assert_close(p.grad, 2 * g, rtol=2e-3, atol=2e-3)
+        for found, expected in (
+            (self.step(flow, x[16:], noise[16:]), part),
+            (self.step(flow, x[:16], noise[:16]), whole),
+        ):
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+        latents = flow.eval().encode(x[:16])
+        before = [z.clone() for z in latents]
+        flow.encode(x[8:])
+        assert all(torch.equal(a, b) for a, b in zip(latents, before, strict=True))
+
+    def test_bf16_is_close_and_samples_survive_a_round_trip(self) -> None:
+        flow = self.flow()
+        x = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device="cuda")
+        noise = torch.rand(x.shape, device="cuda")
+        exact, low = self.step(flow, x, noise), self.step(flow, x, noise, low=True)
+        assert ((exact[0] - low[0]).abs() / (768 * 0.6931)).max() < 0.01
+        flow.eval().compile()
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            assert torch.equal(flow.decode(flow.encode(x)), x)
