@@ -17,7 +17,7 @@ Networks compute in the dtype of their weights (bfloat16 under autocast), all el
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +26,6 @@ from torch.nn import functional as F
 
 from glow.bijections.base import exact
 from glow.bijections.coupling import sigmoid_scale
-
-if TYPE_CHECKING:
-    from glow.bijections.replay import Replays
 
 KEEP = {"none": 1, "step": 2, "reversible": 0}
 """``recompute`` -> of every how many steps the input is kept for the backward pass (0: of none, only the
@@ -108,13 +105,15 @@ def as_rows(image: Tensor) -> Tensor:
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
-def first_weight(weight: Tensor) -> Tensor:
-    """The form that ``first_layer`` takes a kernel (K, width, c, 3, 3) in, with the width in front.
+def convolves(device: torch.device) -> bool:
+    """Whether convolutions of few channels are faster there as convolutions; else they are matrix products."""
+    return device.type == "cpu"
 
-    Where a convolution of few channels is slow (everywhere but on a CPU), it is a matrix for ``columns`` with ones.
-    """
+
+def first_weight(weight: Tensor) -> Tensor:
+    """The form that ``first_layer`` takes a kernel (K, width, c, 3, 3) in: a kernel, or a matrix for ``columns`` with ones."""
     taps = weight.permute(0, 1, 3, 4, 2)
-    if weight.device.type == "cpu":
+    if convolves(weight.device):
         return taps.contiguous().permute(0, 1, 4, 2, 3)  # channels_last
     matrix = taps.flatten(2)
     return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
@@ -142,10 +141,9 @@ def first_layer_backward(g: Tensor, z1: Tensor, p: Steps, space: Space) -> tuple
 def kernels_of(weights: Tensor, c: int) -> Tensor:
     """What ``transposed_columns`` takes, of stacked weights (K, width, padded(9 c)).
 
-    A convolution is faster on a CPU, a matrix product everywhere else. The convolution's kernels are the weights turned
-    round, (K, c, width, 3, 3) in channels_last.
+    A matrix, or the kernel of a convolution: the weights turned round, (K, c, width, 3, 3) in channels_last.
     """
-    if weights.device.type != "cpu":
+    if not convolves(weights.device):
         return weights
     taps = weights[..., : 9 * c].unflatten(2, (3, 3, c)).flip(2, 3)  # (K, width, 3, 3, c)
     return taps.permute(0, 4, 2, 3, 1).contiguous().permute(0, 1, 4, 2, 3)
@@ -387,19 +385,14 @@ class FusedSteps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, settings: Settings, watch: bool, replays: Replays | None, *parameters: Tensor
+        ctx: Any, x: Tensor, settings: Settings, watch: bool, *parameters: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``parameters`` are those of a ``Steps``; with ``replays``, training steps are CUDA graphs."""
-        steps, training = Steps(*parameters), any(ctx.needs_input_grad)
-        ctx.settings, ctx.replay = settings, None
+        """``parameters`` are those of a ``Steps``."""
+        keep = any(ctx.needs_input_grad)
         with exact(x.device):
-            if training and replays is not None:
-                ctx.replay = replays.free(x, steps, settings)
-            if ctx.replay is not None:
-                ctx.set_materialize_grads(True)
-                return *ctx.replay.forward(x, steps), None
-            z, total, smallest, kept = forward_steps(x, steps, settings, training, watch)
-        if training:
+            z, total, smallest, kept = forward_steps(x, Steps(*parameters), settings, keep, watch)
+        if keep:
+            ctx.settings = settings
             ctx.save_for_backward(z, *parameters, *kept)
         if smallest is not None:
             ctx.mark_non_differentiable(smallest)
@@ -409,16 +402,12 @@ class FusedSteps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor, g_total: Tensor, _: Tensor | None) -> tuple[Any, ...]:
         """See ``backward_steps``."""
+        z, *saved = ctx.saved_tensors
+        steps, kept = Steps(*saved[: len(Steps._fields)]), saved[len(Steps._fields) :]
         with exact(g.device):
-            if ctx.replay is not None:
-                gradient, *gradients = ctx.replay.backward(g, g_total)
-                ctx.replay = None
-            else:
-                z, *saved = ctx.saved_tensors
-                steps, kept = Steps(*saved[: len(Steps._fields)]), saved[len(Steps._fields) :]
-                inverses = None if ctx.settings.recompute == "none" else inverse_of(steps.matrix)
-                gradient, *gradients = backward_steps(g, g_total, z, steps, inverses, kept, ctx.settings)
-        return gradient, None, None, None, *gradients
+            inverses = None if ctx.settings.recompute == "none" else inverse_of(steps.matrix)
+            gradient, *gradients = backward_steps(g, g_total, z, steps, inverses, kept, ctx.settings)
+        return gradient, None, None, *gradients
 
 
 def inverse_of(matrix: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from glow.bijections.fused import (
     padded,
 )
 from glow.bijections.linear import InvertibleConv1x1, Permutation
-from glow.bijections.replay import Replays
 from glow.bijections.squeeze import Squeeze
 from glow.errors import check_choice
 
@@ -73,20 +72,17 @@ class GlowLevel(Bijection):
         self.fused = True
         self._compiled: Kernels | None = None
         self._sizes: dict[str, torch.Size] = {}
-        self._replays: Replays | None = None
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile the computation of one step with ``torch.compile`` (whose arguments these are).
 
-        It is compiled for the size of the first batch in either direction; others run as before. On a GPU the training
-        steps are then replayed as CUDA graphs.
+        It is compiled for the size of the first batch in either direction; others run as before.
         """
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         self._compiled = Kernels(
             *(torch.compile(kernel, *args, dynamic=False, **options) for kernel in Kernels())
         )
         self._sizes = {}
-        self._replays = Replays()
 
     def _kernels_for(self, direction: str, x: Tensor) -> Kernels:
         if self._compiled is not None and self._sizes.setdefault(direction, x.shape) == x.shape:
@@ -103,11 +99,9 @@ class GlowLevel(Bijection):
             return x, total
         b, c, h, w = x.shape
         steps, log_det = self._parameters_for(x)
-        kernels = self._kernels_for("forward", x)
-        settings = Settings((b, h, w), self._min_scale, self.recompute, kernels)
-        replays = self._replays if kernels is self._compiled and x.device.type == "cuda" else None
+        settings = Settings((b, h, w), self._min_scale, self.recompute, self._kernels_for("forward", x))
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
-        z, log_scales, smallest = FusedSteps.apply(rows, settings, not self.training, replays, *steps)
+        z, log_scales, smallest = FusedSteps.apply(rows, settings, not self.training, *steps)
         if smallest is not None:
             self._coupling.record(smallest)
         z = z.view(b, h, w, c).permute(0, 3, 1, 2)  # channels_last

@@ -59,7 +59,6 @@ class FlowModule(L.LightningModule):
         """What the next test's figures are logged under."""
         self._trained = False
         self._loss = torch.tensor(0.0)
-        self._unseen: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
         """Bits/dim or nats of every example of a batch (x,) or (x, y): (B,)."""
@@ -122,7 +121,7 @@ class FlowModule(L.LightningModule):
         self.log(f"{self.test_name}/examples", examples, reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient norm, and stop when numbers are not finite: on a CPU before the weights are touched."""
+        """Log the gradient norm, and stop before weights are touched by numbers that are not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         loss, self._loss = self._loss, torch.zeros_like(self._loss)
@@ -130,40 +129,11 @@ class FlowModule(L.LightningModule):
         # the same on all devices, the loss is not, and they must agree to stop.
         half = self.trainer.precision == "16-mixed"
         checked = self.trainer.strategy.reduce(loss) if half else loss + norm
-        seen = torch.stack((loss, checked))
-        step, logs_step = self.trainer.global_step, self._logs_step
-        if seen.device.type == "cuda" and not logs_step:
-            # To look at numbers is to wait for the device: do so a step later, when they are there.
-            host = torch.empty_like(seen, device="cpu", pin_memory=True).copy_(seen, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-            self._check_finite()
-            self._unseen = (step, host, arrived)
-            return
-        self._check_finite()
-        self._unseen = (step, seen, None)
-        self._check_finite()
-        if logs_step and torch.isfinite(norm):
+        if not torch.isfinite(checked):
+            what = "gradient" if torch.isfinite(loss) else "loss"
+            self._stop(f"the {what} is not finite at step {self.trainer.global_step}")
+        if self._logs_step and torch.isfinite(norm):
             self.log("train/grad_norm", norm)
-
-    def _check_finite(self) -> None:
-        """Stop if the last numbers that were not looked at, (loss, loss and gradient), are not finite."""
-        if self._unseen is None:
-            return
-        (step, seen, arrived), self._unseen = self._unseen, None
-        if arrived is not None:
-            arrived.synchronize()
-        if not torch.isfinite(seen[1]):
-            what = "gradient" if torch.isfinite(seen[0]) else "loss"
-            self._stop(f"the {what} is not finite at step {step}")
-
-    def on_train_end(self) -> None:
-        """Look at the last step, too."""
-        self._check_finite()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Never save weights of which nobody knows whether they are finite."""
-        self._check_finite()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scales of the last validation."""
