@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-fast lint format lock clean
+.PHONY: install train test test-fast bench lint format lock clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,10 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(BIN)/pytest -m "not slow" $(ARGS)
+
+bench: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -38,14 +38,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from glow.bijections import plain
+from glow.commands.train import keep_freed_memory
 from glow.evaluation.bits import bits_per_dim
 from glow.models import glow
 from glow.training.optimizers import build_optimizer
 
-SIZES = {
-    "tiny": dict(image=(3, 8, 8), levels=2, depth=2, width=8, batch=4),
-    "small": dict(image=(3, 32, 32), levels=3, depth=8, width=128, batch=32),
-    "paper": dict(image=(3, 32, 32), levels=3, depth=32, width=512, batch=256),
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"image": (3, 8, 8), "levels": 2, "depth": 2, "width": 8, "batch": 4},
+    "small": {"image": (3, 32, 32), "levels": 3, "depth": 8, "width": 128, "batch": 32},
+    "paper": {"image": (3, 32, 32), "levels": 3, "depth": 32, "width": 512, "batch": 256},
 }
 ADAMAX = {"name": "adamax", "lr": 1e-4}
 
@@ -218,7 +219,7 @@ def arithmetic_peak(device: torch.device) -> dict[str, float]:
 
 
 def peak_memory(contender: Contender, device: torch.device) -> dict[str, float]:
-    """MB of a training step beyond parameters, gradients and optimizer state: at most at once, and kept by autograd."""
+    """Bytes of a training step beyond parameters, gradients and optimizer state: at most at once, and kept by autograd."""
     contender.run("train", device)  # makes the optimizer's state
     parameters = list(contender.model.parameters())
     for p in parameters:
@@ -253,7 +254,16 @@ def peak_memory(contender: Contender, device: torch.device) -> dict[str, float]:
         with torch.autocast(device.type, torch.bfloat16, enabled=contender.low):
             loss = contender.loss()
     del loss
-    return {"peak": highest / 1e6, "kept": sum(kept.values()) / 1e6}
+    return {"peak": highest, "kept": sum(kept.values())}
+
+
+def activations(
+    make: Callable[..., Contender], size: dict[str, Any], device: torch.device
+) -> dict[str, float]:
+    """MB per image of a training step: what grows with the batch, so that no copy of a weight counts."""
+    batch = 64 if device.type == "cuda" else 8
+    one, two = (peak_memory(make({**size, "batch": n}, device), device) for n in (batch, 2 * batch))
+    return {key: (two[key] - one[key]) / batch / 1e6 for key in one}
 
 
 MEMORY = {
@@ -276,7 +286,7 @@ def memory_table(
     cases += [(f"{side}x{side}", {**size, "depth": depths[0], "image": (3, side, side)}) for side in sides]
     for name, make in MEMORY.items():
         if name in names:
-            table[name] = {case: peak_memory(make(changed, device), device) for case, changed in cases}
+            table[name] = {case: activations(make, changed, device) for case, changed in cases}
     return table
 
 
@@ -373,7 +383,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.set(
                 title="activations of a training step",
                 xlabel="K, steps per level",
-                ylabel="MB at most",
+                ylabel="MB per image at most",
                 yscale="log",
             )
             axis.legend(fontsize=7)
@@ -431,6 +441,7 @@ def main() -> None:
     skip = set(args.skip.split(","))
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    keep_freed_memory()  # as train.py does; all contenders profit
     card = torch.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} cores of {cpu_name()}"
     result: dict[str, Any] = {
         "device": card, "size": args.size, **size, "torch": torch.__version__, "python": platform.python_version(),
@@ -478,17 +489,21 @@ def main() -> None:
                 ]
             )
         print_table([what, "images/s", f"time / {next(iter(times))}", "ms", "min - max"], rows)
-    names = {n for n in wanted(MEMORY, args.only)}
+    names = set(wanted(MEMORY, args.only))
     made.clear()
     if "memory" not in skip:
         depths = [2, 4] if args.size == "tiny" else [8, 16, 32]
         sides = [size["image"][1] * 2, size["image"][1] * 4]
         result["memory"] = memory_table(size, device, names, depths, sides)
         cases = list(next(iter(result["memory"].values()), {}))
-        rows = [[name, *(f"{m[case]['peak']:,.0f} ({m[case]['kept']:,.0f})" for case in cases), f"{m[cases[len(depths) - 1]]['peak'] / m[cases[0]]['peak']:.2f}"]
+        rows = [[name, *(f"{m[case]['peak']:,.2f} ({m[case]['kept']:,.2f})" for case in cases), f"{m[cases[len(depths) - 1]]['peak'] / m[cases[0]]['peak']:.2f}"]
                 for name, m in result["memory"].items()]  # fmt: skip
         print_table(
-            ["MB of activations: peak (kept by autograd)", *cases, f"{cases[len(depths) - 1]} / {cases[0]}"],
+            [
+                "MB of activations per image: peak (kept by autograd)",
+                *cases,
+                f"{cases[len(depths) - 1]} / {cases[0]}",
+            ],
             rows,
         )
     if "batch" not in skip and device.type == "cuda":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import math
 import platform
@@ -78,6 +80,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.backends.cudnn.allow_tf32 = False  # float32 means IEEE; bf16-mixed is the faster choice
+    keep_freed_memory()
     data, module, trainer = _build(cfg)
     if trainer.is_global_zero:
         open_folder(folder, cfg)
@@ -113,6 +116,19 @@ def _check(cfg: DictConfig) -> None:
             raise UsageError(f"{key} must be an integer of at least {smallest}, got {value!r}")
     if cfg.trainer.limit_train_batches == 0:
         raise UsageError("trainer.limit_train_batches must be above zero: there would be nothing to train on")
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give freed memory back to the system, which every training step on a CPU would pay for.
+
+    Without it, a fifth of the time of a small model's step goes into pages that were there a moment ago. Other systems'
+    allocators are left as they are.
+    """
+    trim_threshold, mmap_threshold, gigabyte = -1, -3, 2**30  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, gigabyte)
+        libc.mallopt(mmap_threshold, gigabyte)
 
 
 def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:

@@ -1,0 +1,79 @@
+"""The benchmark and the yardstick, at a tiny size, as a user would start them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from glow.commands.cli import CONF
+
+ROOT = CONF.parent
+
+
+def script(name: str, *arguments: str) -> str:
+    command = [sys.executable, f"scripts/{name}.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path: Path) -> None:
+    said = script(
+        "benchmark", "--size", "tiny", "--rounds", "2", "--only", "floor,ours", "--out", str(tmp_path)
+    )
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    assert set(result["speed"]) == {"train", "log-prob", "sample"}
+    for rows in result["speed"].values():
+        assert {"floor", "floor bf16 channels_last", "ours plain", "ours", "ours bf16"} <= set(rows)
+        for row in rows.values():
+            assert row["images/s"] > 0
+            assert len(row["seconds"]) == 2
+    assert {"ours step", "ours reversible"} <= set(result["speed"]["train"])
+    assert result["parameters"]["ours"] == result["parameters"]["ours plain"]
+    memory = result["memory"]
+    for case in ("K=2", "K=4", "16x16"):
+        assert memory["ours reversible"][case]["kept"] < memory["ours step"][case]["kept"]
+        assert memory["ours step"][case]["kept"] < memory["ours"][case]["kept"]
+        assert memory["ours"][case]["kept"] <= memory["ours"][case]["peak"]
+    assert result["precision"]["log-prob difference, float32 (bits/dim)"] < 1e-4
+    assert 0 < result["startup"] < 60
+    assert min(Image.open(tmp_path / "benchmark.png").size) > 300
+    assert "| train " in said
+    assert "left out" not in said
+
+
+@pytest.mark.slow
+def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
+    said = script(
+        "yardstick", "--minutes", "0.03", "--root", str(fake_mnist), "--out", str(tmp_path), "--seeds", "2",
+        "model.depth=1 model.width=8",
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "yardstick.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [0, 1]
+    for line in lines:
+        assert 0 < line["test"]["ema"] < 20
+        assert line["test_examples"] == 60
+        assert line["setting"] == "model.depth=1 model.width=8"
+    assert said.count("bits/dim") == 2
+    assert "model.depth=1" in said
+
+
+def test_a_setting_that_does_not_exist_is_reported_by_the_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
+    command = [
+        sys.executable,
+        "scripts/yardstick.py",
+        "--root",
+        str(fake_mnist),
+        "--out",
+        str(tmp_path),
+        "model.dept=1",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "model.dept" in done.stderr
