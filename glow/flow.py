@@ -161,19 +161,19 @@ class Flow(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    def compile(self, *args: Any, **options: Any) -> None:
-        """Compile what repeats, with ``torch.compile`` (whose arguments these are): the steps of a Glow.
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile what repeats, the steps of a Glow, with ``torch.compile``, whose options these are.
 
-        Weights and their names stay as they are. Each size of level and batch is compiled once, when first seen.
+        Weights and their names stay as they are; see ``GlowLevel.compile``.
 
         Raises:
-            UsageError: the flow has no levels of steps, so that there is nothing to gain.
+            UsageError: the flow is no Glow.
         """
         levels = [m for m in self.modules() if isinstance(m, GlowLevel)]
         if not levels:
-            raise UsageError("compile=true speeds up models of the glow family only")
+            raise UsageError("only models of the glow family can be compiled: set compile=false")
         for level in levels:
-            level.compile(*args, **options)
+            level.compile(**options)
 
     @property
     def device(self) -> torch.device:

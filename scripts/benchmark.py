@@ -7,8 +7,9 @@
 Everything that is compared runs in turns, round after round in one process, so that a machine that is slow for a while is
 slow for all; the tables show medians, with the fastest and slowest round. Contenders:
 
-    ours             ``glow.models.glow`` as it trains; "plain" is the same flow module by module, without the fused
-                     level; bf16 means bf16 coupling networks; compiled is ``compile=true``
+    ours             ``glow.models.glow`` as it trains; bf16 means bf16 coupling networks; step and reversible are
+                     ``model.recompute``; compiled is ``compile=true``; plain is the same flow module by module, which
+                     is for reading and testing (it also takes its modules apart in every call)
     normflows        its multi-scale Glow, as in its CIFAR-10 example (``pip install -e '.[bench]'``)
     floor            the coupling networks alone: the same convolutions and ReLU, forward, backward and
                      optimizer, no flow. "channels_last" and "bf16" are the ways to make PyTorch run them faster
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def ours(
     flow = glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options).to(
         device
     )
-    flow.initialize(x)
+    flow.initialize(x[:64])
     if compiled:
         flow.compile()
 
@@ -278,18 +279,6 @@ MEMORY = {
 }
 
 
-def memory_table(
-    size: dict[str, Any], device: torch.device, names: set[str], depths: list[int], sides: list[int]
-) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    cases = [(f"K={k}", {**size, "depth": k}) for k in depths]
-    cases += [(f"{side}x{side}", {**size, "depth": depths[0], "image": (3, side, side)}) for side in sides]
-    for name, make in MEMORY.items():
-        if name in names:
-            table[name] = {case: activations(make, changed, device) for case, changed in cases}
-    return table
-
-
 def largest_batch(size: dict[str, Any], device: torch.device, **options: Any) -> int:
     """The largest batch, to about 5 %, whose training step fits into the device's memory."""
 
@@ -306,7 +295,7 @@ def largest_batch(size: dict[str, Any], device: torch.device, **options: Any) ->
     while fits(2 * good):
         good *= 2
     bad = 2 * good
-    while bad > 1.05 * good:
+    while bad - good > max(1, good // 20):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good
@@ -398,47 +387,55 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+SECTIONS = ("train", "log-prob", "sample", "memory", "batch", "precision", "startup")
+
+
 def arguments() -> argparse.Namespace:
+    def positive(text: str) -> int:
+        if not text.isdigit() or int(text) == 0:
+            raise argparse.ArgumentTypeError(f"must be a whole number above zero, got {text!r}")
+        return int(text)
+
+    def words(text: str) -> list[str]:
+        return [word.strip() for word in text.split(",") if word.strip()]
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    parser.add_argument("--size", choices=SIZES, default="small",
+                        help="small: L=3 K=8 width 128; paper: L=3 K=32 width 512; tiny: for tests")  # fmt: skip
+    parser.add_argument("--batch", type=positive, help="images per batch, instead of the size's own")
+    parser.add_argument("--rounds", type=positive, default=10, help="timed rounds (default 10)")
     parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="small",
-        help="small: L=3 K=8 width 128; paper: L=3 K=32 width 512; tiny: for tests",
-    )
-    parser.add_argument("--batch", type=int, help="images per batch, instead of the size's own")
-    parser.add_argument("--rounds", type=int, default=10, help="timed rounds (default 10)")
-    parser.add_argument(
-        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default 2)"
+        "--threads", type=positive, default=min(2, os.cpu_count() or 1), help="CPU threads (default 2)"
     )
     parser.add_argument("--compiled", action="store_true", help="also ours compiled; compiling takes minutes")
     parser.add_argument(
-        "--only", help="only contenders with one of these comma-separated words in their name"
+        "--only", type=words, help="only contenders with one of these comma-separated words in their name"
     )
     parser.add_argument(
-        "--skip",
-        default="",
-        help="comma-separated: train, log-prob, sample, memory, batch, precision, startup",
+        "--skip", type=words, default=[], help=f"comma-separated sections: {', '.join(SECTIONS)}"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), help="folder of the results")
-    return parser.parse_args()
-
-
-def wanted(table: dict[str, Any], only: str | None) -> Iterator[str]:
-    for name in table:
-        if only is None or any(word.strip() in name for word in only.split(",")):
-            yield name
+    args = parser.parse_args()
+    for section in args.skip:
+        if section not in SECTIONS:
+            parser.error(f"argument --skip: {section!r} is not one of {', '.join(SECTIONS)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: there is no CUDA device here")
+    names = contenders({}, torch.device("cpu"), args.compiled)
+    if args.only is not None and not any(word in name for name in names for word in args.only):
+        parser.error(
+            f"argument --only: no contender has {' or '.join(args.only)} in its name: {', '.join(names)}"
+        )
+    return args
 
 
 def main() -> None:
     args = arguments()
     device, size = torch.device(args.device), dict(SIZES[args.size])
-    if args.batch:
-        size["batch"] = args.batch
-    skip = set(args.skip.split(","))
+    size["batch"] = args.batch or size["batch"]
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     keep_freed_memory()  # as train.py does; all contenders profit
@@ -447,82 +444,106 @@ def main() -> None:
         "device": card, "size": args.size, **size, "torch": torch.__version__, "python": platform.python_version(),
         "speed": {}, "memory": {},
     }  # fmt: skip
-    print(
-        f"{args.size}: {size['image']}, L={size['levels']}, K={size['depth']}, width {size['width']}, batch {size['batch']}; {card}, torch {torch.__version__}"
-    )
-    result["peak GFLOP/s"] = arithmetic_peak(device)
-    print(
-        "matrix product: " + ", ".join(f"{v:,.0f} GFLOP/s {k}" for k, v in result["peak GFLOP/s"].items()),
-        "\n",
-        flush=True,
-    )
+    args.out.mkdir(parents=True, exist_ok=True)
 
-    table = contenders(size, device, args.compiled)
+    def save() -> None:
+        (args.out / "benchmark.json").write_text(json.dumps(result, indent=1) + "\n")
+
+    print(f"{args.size}: {size['image']}, L={size['levels']}, K={size['depth']}, width {size['width']}, "
+          f"batch {size['batch']}; {card}, torch {torch.__version__}")  # fmt: skip
+    result["peak GFLOP/s"] = arithmetic_peak(device)
+    peaks = ", ".join(f"{v:,.0f} GFLOP/s {k}" for k, v in result["peak GFLOP/s"].items())
+    print(f"large matrix product: {peaks}\n", flush=True)
+    names = time_all(args, size, device, result, save)
+    if "memory" not in args.skip:
+        measure_memory(args, size, device, result, names)
+        save()
+    if "batch" not in args.skip and device.type == "cuda":
+        modes = ("none", "step", "reversible")
+        result["largest batch"] = {
+            mode: largest_batch(size, device, low=True, recompute=mode) for mode in modes
+        }
+        print("largest batch, bf16:", result["largest batch"], "\n", flush=True)
+    if "precision" not in args.skip:
+        result["precision"] = precision(size, device)
+        for name, value in result["precision"].items():
+            print(f"{name}: {value:.2g}")
+    if "startup" not in args.skip:
+        result["startup"] = sorted(startup() for _ in range(3))[1]
+        print(f"start-up to the end of the first step: {result['startup']:.1f} s")
+    save()
+    if result["speed"] or result["memory"]:
+        plot(result, args.out / "benchmark.png")
+    print(f"written: {args.out}")
+
+
+def time_all(
+    args: argparse.Namespace,
+    size: dict[str, Any],
+    device: torch.device,
+    result: dict[str, Any],
+    save: Callable[[], None],
+) -> list[str]:
+    """Fill in ``result["speed"]``; the names of the contenders that could be made."""
     made: dict[str, Contender] = {}
-    for name in wanted(table, args.only):
+    for name, make in contenders(size, device, args.compiled).items():
+        if args.only is not None and not any(word in name for word in args.only):
+            continue
         try:
-            made[name] = table[name]()
+            made[name] = make()
             made[name].run("train", device)
-        except Exception as error:
+        except (ImportError, torch.OutOfMemoryError) as error:
             made.pop(name, None)
             print(f"left out: {name} ({type(error).__name__}: {str(error)[:100]})")
     result["parameters"] = {name: sum(p.numel() for p in c.model.parameters()) for name, c in made.items()}
     for what in ("train", "log-prob", "sample"):
-        if what in skip or not made:
+        functions = {
+            name: (lambda c=c, what=what: c.run(what, device))
+            for name, c in made.items()
+            if what == "train" or not name.endswith(("step", "reversible"))  # which differ in training only
+        }
+        if what in args.skip or not functions:
             continue
-        functions = {name: (lambda c=c, what=what: c.run(what, device)) for name, c in made.items()
-                     if what == "train" or not ("step" in name or "reversible" in name)}  # fmt: skip
         times = in_turns(functions, args.rounds, device)
-        base = statistics.median(next(iter(times.values())))
+        first = next(iter(times))
         rows, result["speed"][what] = [], {}
         for name, seconds in times.items():
             median = statistics.median(seconds)
-            speed = size["batch"] / median
-            result["speed"][what][name] = {"images/s": speed, "seconds": seconds, "over first": median / base}
+            speed, over = size["batch"] / median, median / statistics.median(times[first])
+            result["speed"][what][name] = {"images/s": speed, "seconds": seconds, f"time / {first}": over}
+            low, high = 1e3 * min(seconds), 1e3 * max(seconds)
             rows.append(
-                [
-                    name,
-                    f"{speed:,.1f}",
-                    f"{median / base:.2f}",
-                    f"{1e3 * median:,.1f}",
-                    f"{1e3 * min(seconds):,.1f} - {1e3 * max(seconds):,.1f}",
-                ]
+                [name, f"{speed:,.1f}", f"{over:.2f}", f"{1e3 * median:,.1f}", f"{low:,.1f} - {high:,.1f}"]
             )
-        print_table([what, "images/s", f"time / {next(iter(times))}", "ms", "min - max"], rows)
-    names = set(wanted(MEMORY, args.only))
-    made.clear()
-    if "memory" not in skip:
-        depths = [2, 4] if args.size == "tiny" else [8, 16, 32]
-        sides = [size["image"][1] * 2, size["image"][1] * 4]
-        result["memory"] = memory_table(size, device, names, depths, sides)
-        cases = list(next(iter(result["memory"].values()), {}))
-        rows = [[name, *(f"{m[case]['peak']:,.2f} ({m[case]['kept']:,.2f})" for case in cases), f"{m[cases[len(depths) - 1]]['peak'] / m[cases[0]]['peak']:.2f}"]
-                for name, m in result["memory"].items()]  # fmt: skip
-        print_table(
-            [
-                "MB of activations per image: peak (kept by autograd)",
-                *cases,
-                f"{cases[len(depths) - 1]} / {cases[0]}",
-            ],
-            rows,
-        )
-    if "batch" not in skip and device.type == "cuda":
-        result["largest batch"] = {
-            mode: largest_batch(size, device, low=True, recompute=mode)
-            for mode in ("none", "step", "reversible")
-        }
-        print("largest batch, bf16:", result["largest batch"], "\n", flush=True)
-    if "precision" not in skip:
-        result["precision"] = precision(size, device)
-        for name, value in result["precision"].items():
-            print(f"{name}: {value:.2g}")
-    if "startup" not in skip:
-        result["startup"] = sorted(startup() for _ in range(3))[1]
-        print(f"start-up to the end of the first step: {result['startup']:.1f} s")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "benchmark.json").write_text(json.dumps(result, indent=1))
-    plot(result, args.out / "benchmark.png")
-    print(f"written: {args.out}/benchmark.json, {args.out}/benchmark.png")
+        print_table([what, "images/s", f"time / {first}", "ms", "min - max"], rows)
+        save()
+    return list(made)
+
+
+def measure_memory(
+    args: argparse.Namespace,
+    size: dict[str, Any],
+    device: torch.device,
+    result: dict[str, Any],
+    names: list[str],
+) -> None:
+    """Fill in ``result["memory"]``: by depth at the size's image, and by image size at the least depth."""
+    depths = [2, 4] if args.size == "tiny" else [8, 16, 32]
+    cases = {f"K={k}": {**size, "depth": k} for k in depths}
+    for side in (2 * size["image"][1], 4 * size["image"][1]):
+        cases[f"{side}x{side}"] = {**size, "depth": depths[0], "image": (3, side, side)}
+    rows = []
+    for name in [name for name in MEMORY if name in names]:
+        try:
+            table = {case: activations(MEMORY[name], changed, device) for case, changed in cases.items()}
+        except torch.OutOfMemoryError:
+            print(f"left out: memory of {name}, which does not fit")
+            continue
+        result["memory"][name] = table
+        ratio = table[f"K={depths[-1]}"]["peak"] / table[f"K={depths[0]}"]["peak"]
+        rows.append([name, *(f"{m['peak']:,.2f} ({m['kept']:,.2f})" for m in table.values()), f"{ratio:.2f}"])
+    head = "MB of activations per image: peak (kept by autograd)"
+    print_table([head, *cases, f"K={depths[-1]} / K={depths[0]}"], rows)
 
 
 def cpu_name() -> str:

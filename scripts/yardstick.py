@@ -15,34 +15,52 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(setting: str, seed: int, args: argparse.Namespace) -> dict[str, object]:
-    """Train and test once; the figures of the run's results.json."""
-    name = f"{args.name or 'run'}-{abs(hash((setting, seed, time.time()))) % 10**8:08d}"
-    seconds = round(60 * args.minutes)
+def run(setting: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and test once; the figures of the run's results.json, or the error."""
+    line = {"setting": setting, "seed": seed, "minutes": args.minutes}
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
+    limit = f"{timedelta(minutes=args.minutes).days:02d}:{time.strftime('%H:%M:%S', time.gmtime(60 * args.minutes))}"
     command = [
-        sys.executable, "train.py", f"dataset={args.dataset}", f"dataset.root={args.root}", "dataset.val_size=64",
-        f"trainer.max_time=00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
-        "trainer.max_epochs=100000", "trainer.limit_val_batches=0", "callbacks.best=null", "callbacks.pictures=null",
-        "logger=csv", "resume=false", f"seed={seed}", f"name={name}", f"output_dir={args.out}", *setting.split(),
+        sys.executable, "train.py", f"dataset={args.dataset}", f"dataset.root={args.root.resolve()}",
+        "dataset.val_size=64", f"trainer.max_time={limit}", "trainer.max_epochs=100000", "trainer.limit_val_batches=0",
+        "callbacks.best=null", "callbacks.pictures=null", "logger=csv", "resume=false", f"seed={seed}", f"name={name}",
+        f"output_dir={args.out.resolve()}", *shlex.split(setting),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    results = json.loads((ROOT / args.out / name / "results.json").read_text())
-    return {"setting": setting, "seed": seed, "minutes": args.minutes, **results}
+        return {**line, "error": (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}
+    [results] = args.out.glob(f"{name}*/results.json")
+    return {**line, **json.loads(results.read_text())}
 
 
-def main() -> None:
-    """Run every setting with every seed, in turns, and print a line for each."""
+def figures(line: dict[str, Any]) -> str:
+    """The line that is printed for a run."""
+    about = f"seed {line['seed']} | {line['setting'] or 'default'}"
+    test = line.get("test") or {}
+    if "error" in line or not test:
+        return f"failed: {line.get('error', 'nothing was trained')} | {about}"
+    value, raw = (
+        f"{v:.4f}" if v is not None else "not finite"
+        for v in (test.get("ema", test.get("raw")), test.get("raw"))
+    )
+    speed = f"{line['steps']:,} steps, {line['images_per_s'] or 0:.0f} images/s"
+    return f"{value} bits/dim (raw weights {raw}), {speed}, {about}"
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,25 +72,41 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--dataset", default="fashion_mnist", help="default fashion_mnist")
     parser.add_argument(
-        "--root", default="data", help="where the data is, or is downloaded to (default data)"
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="where the data is, or is downloaded to (default data)",
     )
     parser.add_argument(
-        "--out", default="outputs/yardstick", help="folder of the runs (default outputs/yardstick)"
+        "--out",
+        type=Path,
+        default=Path("outputs/yardstick"),
+        help="folder of the runs (default outputs/yardstick)",
     )
-    parser.add_argument("--name", help="prefix of the runs' names")
     args = parser.parse_args()
+    for name in ("minutes", "seeds", "threads"):
+        if getattr(args, name) <= 0:
+            parser.error(f"argument --{name}: must be above zero, got {getattr(args, name)}")
+    for setting in args.settings:
+        for word in shlex.split(setting):
+            if word.partition("=")[0] in ("name", "output_dir", "trainer.max_time", "seed", "resume"):
+                parser.error(f"{word}: the yardstick sets this itself")
+    return args
+
+
+def main() -> int:
+    """Run every setting with every seed, in turns, and print a line for each; 1 if one failed."""
+    args, failed = arguments(), 0
+    args.out.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
         for setting in args.settings:
-            result = run(setting, seed, args)
-            with (ROOT / args.out / "yardstick.jsonl").open("a") as file:
-                file.write(json.dumps(result) + "\n")
-            test = result["test"]
-            figures = f"{test.get('ema', test['raw']):.4f} bits/dim (raw weights {test['raw']:.4f}), {result['steps']:,} steps"
-            print(
-                f"{figures}, {result['images_per_s']:.0f} images/s, seed {seed} | {setting or 'default'}",
-                flush=True,
-            )
+            line = run(setting, seed, args)
+            failed |= "error" in line
+            with (args.out / "yardstick.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(figures(line), flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

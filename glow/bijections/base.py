@@ -66,12 +66,18 @@ def exact(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
             return
-        flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-        before = [flag.allow_tf32 for flag in flags]
+        # The newer of torch's two ways to say it, where it exists: it refuses to be mixed with the older one.
+        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
+        name, ieee = (
+            ("fp32_precision", "ieee") if hasattr(backends[0], "fp32_precision") else ("allow_tf32", False)
+        )
+        if name == "allow_tf32":
+            backends[1] = torch.backends.cudnn
+        before = [getattr(backend, name) for backend in backends]
         try:
-            for flag in flags:
-                flag.allow_tf32 = False
+            for backend in backends:
+                setattr(backend, name, ieee)
             yield
         finally:
-            for flag, value in zip(flags, before, strict=True):
-                flag.allow_tf32 = value
+            for backend, value in zip(backends, before, strict=True):
+                setattr(backend, name, value)

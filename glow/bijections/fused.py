@@ -6,7 +6,8 @@ numbers (``tests/bijections/test_level.py`` holds the two together) with a fract
 - Activations are matrices (N, channels) of N = B H W pixels, so that a 1x1 convolution is one matrix product.
 - ActNorm and the 1x1 convolution are one product: :math:`z = W (e^{s} (x + b)) = W' x + b'`.
 - The first 3x3 convolution of a coupling network has few input channels, the last one few output
-  channels. The first is a product on the columns of 3x3 neighbourhoods, the last the transpose of one.
+  channels. On a GPU the first is a matrix product on the columns of 3x3 neighbourhoods, the last the transpose of
+  one; on a CPU, where convolutions are as fast, only the derivative of the last is.
 - The affine coupling writes its half in place.
 - The backward pass keeps what it needs of every step, or computes it again from less (``KEEP``); it then
   evaluates each network once, and inverts a step from its exact output (Gomez et al. 2017, algorithm 1).
@@ -176,12 +177,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    if x.device.type == "cpu" and x.dtype != torch.float64 and torch.backends.mkldnn.is_available():
+    if x.device.type == "cpu" and _mkldnn_has(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], None)
-    if relu and bias is not None:
+    if x.device.type == "cuda" and relu and bias is not None:
         return torch._addmm_activation(bias, x, weight.T)
-    assert not relu
-    return F.linear(x, weight, bias)
+    y = F.linear(x, weight, bias)
+    return y.relu_() if relu else y
+
+
+def _mkldnn_has(dtype: torch.dtype) -> bool:
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
 
 
 _one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=())  # compilers leave it alone
@@ -281,7 +290,7 @@ def backward_step(
     g1, g2 = g.tensor_split([p.first], dim=1)  # from here on, of the coupling's output, then of its input
     if scale is None or min_scale is None:
         g_h = [g2]
-    else:  # z2 = (x2 + shift) scale, so that dz2 / dlog(scale) = z2
+    else:  # z2 = (x2 + shift) scale, so that dz2 / dlog(scale) = z2; slope is dlog(scale) / draw
         slope = 1 - scale if min_scale == 0 else (scale - min_scale) * (1 - scale) / ((1 - min_scale) * scale)
         g_raw = (g2 * z2 + g_total) * slope
         g2 *= scale
@@ -413,4 +422,4 @@ class FusedSteps(torch.autograd.Function):
 def inverse_of(matrix: Tensor) -> Tensor:
     """The inverses of matrices (K, C, C), computed in float64 (on the CPU for devices without it)."""
     double = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()
-    return torch.linalg.inv(double).to(matrix)
+    return torch.linalg.inv_ex(double).inverse.to(matrix)

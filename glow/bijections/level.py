@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
 from glow.bijections.base import Bijection, Shape, exact, sum_event
 from glow.bijections.composition import Composition
-from glow.bijections.coupling import AffineCoupling, Coupling
+from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from glow.bijections.fused import (
     KEEP,
     FusedSteps,
@@ -28,7 +28,7 @@ from glow.bijections.fused import (
 )
 from glow.bijections.linear import InvertibleConv1x1, Permutation
 from glow.bijections.squeeze import Squeeze
-from glow.errors import check_choice
+from glow.errors import UsageError, check_choice
 
 
 class GlowStep(Composition):
@@ -38,9 +38,20 @@ class GlowStep(Composition):
         actnorm: of C channels.
         mixing: the 1x1 convolution, or a permutation.
         coupling: affine with a sigmoid scale, or additive, not swapped; its network is a ``ConvNet``.
+
+    Raises:
+        UsageError: another coupling, which the level could not compute.
     """
 
     def __init__(self, actnorm: ActNorm, mixing: InvertibleConv1x1 | Permutation, coupling: Coupling) -> None:
+        if (
+            coupling.swap
+            or not isinstance(coupling, (AffineCoupling, AdditiveCoupling))
+            or (isinstance(coupling, AffineCoupling) and coupling.scale != "sigmoid")
+        ):
+            raise UsageError(
+                "a GlowStep's coupling must be affine with scale='sigmoid', or additive; not swapped"
+            )
         super().__init__([actnorm, mixing, coupling])
 
 
@@ -57,7 +68,7 @@ class GlowLevel(Bijection):
             coupling networks and every other step's input; ``reversible``, everything from the output.
 
     Raises:
-        UsageError: an unknown ``recompute``.
+        UsageError: no steps, steps with different ``min_scale``, or an unknown ``recompute``.
     """
 
     _inverse: tuple[Tensor, Tensor] | None = None
@@ -65,6 +76,8 @@ class GlowLevel(Bijection):
     def __init__(self, steps: Sequence[GlowStep], recompute: str = "none") -> None:
         super().__init__()
         check_choice("recompute", recompute, KEEP)
+        if len({getattr(step.steps[2], "min_scale", None) for step in steps}) != 1:
+            raise UsageError("a GlowLevel needs one step or more, all with the same min_scale")
         self.recompute = recompute
         self.depth = len(steps)
         self.squeeze = Squeeze()
@@ -73,21 +86,26 @@ class GlowLevel(Bijection):
         self._compiled: Kernels | None = None
         self._sizes: dict[str, torch.Size] = {}
 
-    def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the computation of one step with ``torch.compile`` (whose arguments these are).
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile the computation of one step with ``torch.compile`` (whose options these are).
 
-        It is compiled for the size of the first batch in either direction; others run as before.
+        It is compiled for the size of the first batch that is trained on, and of the first that is inverted; other sizes
+        run as before. Raises the process's limit of compiled versions of a function, of which every level needs one.
         """
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        self._compiled = Kernels(
-            *(torch.compile(kernel, *args, dynamic=False, **options) for kernel in Kernels())
-        )
+        self._compiled = Kernels(*(torch.compile(kernel, dynamic=False, **options) for kernel in Kernels()))
         self._sizes = {}
 
     def _kernels_for(self, direction: str, x: Tensor) -> Kernels:
-        if self._compiled is not None and self._sizes.setdefault(direction, x.shape) == x.shape:
-            return self._compiled
-        return Kernels()
+        if self._compiled is None:
+            return Kernels()
+        if direction == "inverse" or (self.training and torch.is_grad_enabled()):
+            self._sizes.setdefault(direction, x.shape)
+        return self._compiled if self._sizes.get(direction) == x.shape else Kernels()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which is not for another process."""
+        return {**self.__dict__, "_compiled": None, "_sizes": {}}
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> (B, 4C, H/2, W/2), log-det (B,)."""
@@ -96,6 +114,9 @@ class GlowLevel(Bijection):
             for step in self.unstack():
                 x, log_det = step(x)
                 total = total + log_det
+                scale = getattr(step.steps[2], "smallest_scale", None)
+                if scale is not None:
+                    self._coupling.record(scale)
             return x, total
         b, c, h, w = x.shape
         steps, log_det = self._parameters_for(x)
@@ -167,11 +188,16 @@ class GlowLevel(Bijection):
             return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
 
     def _inverses(self, matrix: Tensor) -> Tensor:
-        """Of the stacked matrices; kept for as long as these have the same values, unless they are learning."""
-        if torch.is_grad_enabled() and matrix.requires_grad:
+        """Of the stacked matrices; kept, without autograd, for as long as these have the same values.
+
+        Values, because in-place edits through ``.data`` (Lightning's weight averaging swaps weights that way) leave a
+        parameter's version counter as it was.
+        """
+        if torch.is_grad_enabled():
             return inverse_of(matrix)
         known = self._inverse
-        if known is None or known[0].device != matrix.device or not torch.equal(known[0], matrix):
+        same = known is not None and (known[0].device, known[0].dtype) == (matrix.device, matrix.dtype)
+        if known is None or not same or not torch.equal(known[0], matrix):
             known = self._inverse = matrix, inverse_of(matrix)
         return known[1]
 

@@ -61,10 +61,8 @@ class InvertibleConv1x1(Bijection):
     """One invertible C x C matrix applied at every pixel (Kingma & Dhariwal 2018, section 3.2).
 
     It always computes in the dtype of its input, whatever autocast says. The inverse matrix is made in
-    float64 and kept for as long as the parameters hold the same values.
+    float64, anew for every call; ``GlowLevel`` keeps it.
     """
-
-    _inverse: tuple[list[Tensor], Tensor] | None = None
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -86,8 +84,7 @@ class InvertibleConv1x1(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, C) -> the same shape, log-det (B,)."""
         with exact(z.device):
-            matrix = self.inverse_weight() if torch.is_grad_enabled() else self._cached_inverse()
-            return self._apply_matrix(matrix.to(z.dtype).to(z.device), z), -self._log_det(z)
+            return self._apply_matrix(self.inverse_weight().to(z.dtype).to(z.device), z), -self._log_det(z)
 
     @staticmethod
     def _apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
@@ -98,17 +95,6 @@ class InvertibleConv1x1(Bijection):
 
     def _log_det(self, x: Tensor) -> Tensor:
         return (x[0, 0].numel() * self.log_abs_det()).expand(x.shape[0])
-
-    def _cached_inverse(self) -> Tensor:
-        # Compared by value: in-place edits through `.data` (Lightning's weight averaging swaps weights
-        # that way) leave a parameter's version counter as it was.
-        parameters = list(self.parameters())
-        if self._inverse is None or not all(
-            a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
-            for a, b in zip(self._inverse[0], parameters, strict=True)
-        ):
-            self._inverse = [p.detach().clone() for p in parameters], self.inverse_weight().detach()
-        return self._inverse[1]
 
 
 class LUConv1x1(InvertibleConv1x1):

@@ -124,11 +124,13 @@ def keep_freed_memory() -> None:
     Without it, a fifth of the time of a small model's step goes into pages that were there a moment ago. Other systems'
     allocators are left as they are.
     """
-    trim_threshold, mmap_threshold, gigabyte = -1, -3, 2**30  # malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, gigabyte)
-        libc.mallopt(mmap_threshold, gigabyte)
+        if libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(
+            mmap_threshold, 2**25
+        ):  # the most of older versions
+            libc.mallopt(trim_threshold, 2**30)
 
 
 def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
@@ -182,6 +184,13 @@ def _fit(
         _leave(cfg, trainer)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         sys.exit(130)
+    except RuntimeError as error:
+        if checkpoint is not None and "Error(s) in loading state_dict" in str(error):
+            raise UsageError(
+                f"{checkpoint} was written by another version of this program, whose weights have other names: "
+                "start over with resume=false"
+            ) from error
+        raise
     except (TypeError, ValueError, MisconfigurationException) as error:
         # What Lightning itself refuses is a setting of the trainer; the rest are errors of ours.
         frames = traceback.extract_tb(error.__traceback__)

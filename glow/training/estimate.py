@@ -54,7 +54,9 @@ class TimeEstimate(L.Callback):
                 torch.cuda.synchronize()
             return time.perf_counter() - start
 
+        pl_module.flow.eval()  # these few images must not decide for which size a flow is compiled
         seconds = min(step(), step())  # the first one pays for start-up
+        pl_module.flow.train()
         pl_module.zero_grad(set_to_none=True)
         steps = trainer.estimated_stepping_batches - trainer.global_step
         rate = len(x) * trainer.world_size / seconds

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Timer
 
 
@@ -18,23 +19,20 @@ def time_left(trainer: L.Trainer) -> float:
     return min((left for t in _timers(trainer) if (left := t.time_remaining()) is not None), default=math.inf)
 
 
-def time_used(trainer: L.Trainer, every: int = 100) -> Callable[[], float] | None:
+def time_used(trainer: L.Trainer) -> Callable[[], float] | None:
     """A function for the share of ``trainer.max_time`` that is used up, from 0 to 1; None without a limit.
 
-    Devices must not disagree, so that where there are several they take the first one's, every so many calls.
+    Devices must not disagree: where there are several, all take the first one's.
     """
     timers = _timers(trainer)
     if not timers:
         return None
-    calls, share = 0, 0.0
 
     def used() -> float:
-        nonlocal calls, share
-        several = trainer.world_size > 1
-        if not several or calls % every == 0:
-            elapsed = max(t.time_elapsed() / t._duration for t in timers if t._duration)
-            share = trainer.strategy.broadcast(elapsed) if several else elapsed
-        calls += 1
+        share = max(t.time_elapsed() / t._duration for t in timers if t._duration)
+        if trainer.world_size > 1:
+            seen = torch.tensor(share, device=trainer.strategy.root_device)
+            share = float(trainer.strategy.broadcast(seen))
         return min(1.0, share)
 
     return used

@@ -78,7 +78,9 @@ def build_schedule(
             f"optimizer.decay={decay} needs an end: set trainer.max_epochs, trainer.max_steps or trainer.max_time"
         )
     warmup = round(config.get("warmup_epochs", 0) * steps_per_epoch)
-    return LambdaLR(optimizer, factor(warmup, DECAYS[decay], total_steps, time_used))
+    return LambdaLR(
+        optimizer, factor(warmup, DECAYS[decay], total_steps, time_used if decay != "none" else None)
+    )
 
 
 def factor(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from glow.bijections import (
 )
 from glow.bijections.fused import columns, kernels_of, transposed_columns
 from glow.errors import UsageError
-from glow.models import glow
+from glow.models import glow, realnvp
 from glow.networks import ConvNet
 
 COUPLINGS: dict[str, Callable[[], Any]] = {
@@ -99,16 +101,14 @@ def test_the_fused_inverse_and_its_gradients_agree_with_the_plain_ones(coupling:
     made = level(coupling)
     z = torch.randn(3, CHANNELS, 3, 2, dtype=torch.float64)
     found = []
-    for context in (None, plain(made)):
-        if context:
-            context.__enter__()
-        made.zero_grad()
-        v = z.clone().requires_grad_()
-        x, log_det = made.inverse(v)
-        (torch.sin(x).sum() + log_det.sum()).backward()
-        found.append([x, log_det, v.grad, *(p.grad.clone() for p in made.parameters() if p.grad is not None)])
-        if context:
-            context.__exit__(None, None, None)
+    for context in (nullcontext(), plain(made)):
+        with context:
+            made.zero_grad()
+            v = z.clone().requires_grad_()
+            x, log_det = made.inverse(v)
+            (torch.sin(x).sum() + log_det.sum()).backward()
+            gradients = [p.grad.clone() for p in made.parameters() if p.grad is not None]
+            found.append([x, log_det, v.grad, *gradients])
     assert len(found[0]) == len(found[1])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
@@ -198,16 +198,86 @@ def test_a_second_derivative_is_refused() -> None:
         g.sum().backward()
 
 
-def test_the_kept_inverse_follows_the_weights() -> None:
+@pytest.mark.parametrize("edit", ["in place", "through .data", "load_state_dict", "dtype"])
+def test_the_kept_inverse_follows_the_weights(edit: str) -> None:
     made, z = level(), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
-    with torch.no_grad():
+    with torch.inference_mode():
         made.inverse(z)
         before = made._inverse
         made.inverse(z)
-        assert made._inverse is before
-        made.steps.steps[1].upper.data.add_(0.1)
+        assert made._inverse is before, "the second call should have used the first one's inverse"
+    with torch.no_grad():
+        if edit == "in place":
+            made.steps.steps[1].upper.add_(0.1)
+        elif edit == "through .data":
+            made.steps.steps[1].upper.data.add_(0.1)
+        elif edit == "load_state_dict":
+            made.load_state_dict(level().state_dict())
+        else:
+            made, z = made.float(), z.float()
         x, _ = made.inverse(z)
-        torch.testing.assert_close(made(x)[0], z)
+        torch.testing.assert_close(made(x)[0], z, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_weights_after_inference_mode_still_differentiate() -> None:
+    made, z = level().requires_grad_(False), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
+    with torch.inference_mode():
+        made.inverse(z)
+    z.requires_grad_()
+    made.inverse(z)[0].square().sum().backward()
+    assert z.grad is not None
+
+
+def test_a_copy_is_independent_and_the_same() -> None:
+    made, x = level(), images()
+    made.compile()  # what was compiled is not copied
+    twin = copy.deepcopy(made)
+    torch.testing.assert_close(twin(x)[0], made.eval()(x)[0])
+    with torch.no_grad():
+        twin.steps.steps[0].shift += 1
+    assert not torch.allclose(twin(x)[0], made(x)[0])
+
+
+@pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_in_the_precisions_that_people_train_in(recompute: str, dtype: torch.dtype) -> None:
+    """Through the kernels that float64 does not take, at depth 32."""
+    made, x = level("affine bounded", recompute=recompute, depth=32), images(8)
+    with torch.no_grad():
+        for parameter in made.steps.steps[2].parameters():
+            parameter.mul_(0.5)
+    with plain(made):
+        expected = everything(made, x)
+    made.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = everything(made, x.float())
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    for name, value in expected.items():
+        assert (found[name].double() - value).norm() / value.norm() < tolerance, name
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_any_batch_and_layout(n: int, layout: torch.memory_format) -> None:
+    made, x = level(), images(n)
+    expected = everything(made, x)
+    found = everything(made, x.to(memory_format=layout))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_level_refuses_what_it_cannot_compute() -> None:
+    with pytest.raises(UsageError, match="not swapped"):
+        GlowStep(ActNorm(8), LUConv1x1(8), AffineCoupling(ConvNet(4, 8, 8), swap=True))
+    with pytest.raises(UsageError, match="scale='sigmoid'"):
+        GlowStep(ActNorm(8), LUConv1x1(8), AffineCoupling(ConvNet(4, 8, 8), scale="tanh"))
+    steps = [
+        GlowStep(ActNorm(8), LUConv1x1(8), AffineCoupling(ConvNet(4, 8, 8), min_scale=m)) for m in (0.1, 0.2)
+    ]
+    with pytest.raises(UsageError, match="all with the same min_scale"):
+        GlowLevel(steps)
+    with pytest.raises(UsageError, match="one step or more"):
+        GlowLevel([])
 
 
 def test_unstacked_steps_share_the_parameters() -> None:
@@ -219,11 +289,16 @@ def test_unstacked_steps_share_the_parameters() -> None:
 
 
 def test_the_smallest_scale_is_recorded_in_evaluation_only() -> None:
-    made = level("affine bounded")
-    made(images())
-    assert made.steps.steps[2].smallest_scale is None
-    made.eval()(images())
-    assert 0.2 <= made.steps.steps[2].smallest_scale < 1
+    made, x = level("affine bounded"), images()
+    coupling = made.steps.steps[2]
+    made(x)
+    assert coupling.smallest_scale is None
+    made.eval()(x)
+    fused_scale, coupling.smallest_scale = coupling.smallest_scale, None
+    assert 0.2 <= fused_scale < 1
+    with plain(made):
+        made(x)
+    torch.testing.assert_close(coupling.smallest_scale, fused_scale)
 
 
 def test_an_unknown_way_to_recompute() -> None:
@@ -252,12 +327,18 @@ def test_a_compiled_flow_gives_the_same_and_takes_any_batch() -> None:
     drawn = flow.sample(3, generator=torch.Generator().manual_seed(0))
     keys = flow.state_dict().keys()
     flow.compile()
+    [compiled] = [m for m in flow.modules() if isinstance(m, GlowLevel)]
+    flow.eval().log_prob(x[:2], noise=noise[:2])  # does not decide what is compiled
+    flow.train()
     for n in (6, 5, 6):
         for a, b in zip(step(n), expected[n], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     again = flow.sample(3, generator=torch.Generator().manual_seed(0))
     assert (again.int() - drawn.int()).abs().max() <= 1
     assert flow.state_dict().keys() == keys
+    assert {d: shape[0] for d, shape in compiled._sizes.items()} == {"forward": 6, "inverse": 3}
+    with pytest.raises(UsageError, match="only models of the glow family"):
+        realnvp((2,)).compile()
 
 
 @pytest.mark.gpu

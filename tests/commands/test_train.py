@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from glow.commands.cli import CONF
 from glow.errors import UsageError
+from glow.training import FlowModule
 
 from .files import check_files
 
@@ -87,6 +88,36 @@ class TestFolder:
     def test_more_epochs_continue_it(self, run: Run) -> None:
         assert run(*DIGITS)["steps"] == 2
         assert run(*DIGITS, "trainer.max_steps=-1", "trainer.max_epochs=3")["steps"] == 6
+
+    def test_how_it_computes_may_change(self, run: Run) -> None:
+        expected = run(*DIGITS, "name=whole", "trainer.max_steps=6", "trainer.max_epochs=3")["test"]["raw"]
+        run(*DIGITS, "model.recompute=step")
+        found = run(*DIGITS, "model.recompute=reversible", "trainer.max_steps=6", "trainer.max_epochs=3")
+        assert found["steps"] == 6
+        assert found["test"]["raw"] == pytest.approx(expected, abs=1e-4)
+
+    def test_weights_of_another_version_are_refused(self, run: Run, tmp_path: Path) -> None:
+        run(*DIGITS)
+        path = tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt"
+        checkpoint = torch.load(path, weights_only=True)
+        for state in (checkpoint["state_dict"], checkpoint["current_model_state"]):
+            state["flow.old_name"] = state.pop(next(k for k in state if k.endswith("shift")))
+        torch.save(checkpoint, path)
+        with pytest.raises(UsageError, match="last.ckpt was written by another version .* resume=false"):
+            run(*DIGITS, "trainer.max_steps=-1", "trainer.max_epochs=3")
+
+    @pytest.mark.slow
+    def test_a_compiled_run(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = run(*DIGITS, "model.levels=1", "name=eager")["test"]["raw"]
+        sizes: list[dict[str, torch.Size]] = []
+        monkeypatch.setattr(
+            FlowModule, "on_train_end", lambda self: sizes.append(self.flow.bijection.levels[0]._sizes)
+        )
+        found = run("model.levels=1", *(o for o in DIGITS if "estimate" not in o), "compile=true")
+        assert found["test"]["raw"] == pytest.approx(expected, abs=1e-3)
+        assert sizes[0]["forward"][0] == compose(*DIGITS).dataset.batch_size, (
+            "what is compiled is what is trained on"
+        )
 
     def test_resume_false_takes_a_new_folder(self, run: Run, tmp_path: Path) -> None:
         for _ in range(3):
@@ -222,6 +253,13 @@ class TestSettings:
             (["resume=perhaps"], "resume must be true or false"),
             (["+callbacks.ema.dekay=1"], "callbacks.ema: .*dekay"),
             (["+model.dept=1"], "model.dept is not an option of glow; did you mean 'depth'"),
+            (["model.recompute=all"], "recompute='all' is not one of none, step, reversible"),
+            (["compile=maybe"], "compile must be true or false, got 'maybe'"),
+            (["dataset=two_moons", "compile=true"], "only models of the glow family can be compiled"),
+            (
+                ["optimizer.decay=exponential"],
+                "optimizer.decay='exponential' is not one of none, cosine, linear",
+            ),
             (["shift=1"], "shift must be below 1"),
             (["model.class_conditional=no"], "class_conditional must be true or false, got 'no'"),
             (["model.image_shape=5"], "image_shape must be a list of integers above zero, got 5"),

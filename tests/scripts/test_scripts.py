@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from glow.commands.cli import CONF
@@ -64,16 +65,34 @@ def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
     assert "model.depth=1" in said
 
 
-def test_a_setting_that_does_not_exist_is_reported_by_the_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
-    command = [
-        sys.executable,
-        "scripts/yardstick.py",
-        "--root",
-        str(fake_mnist),
-        "--out",
-        str(tmp_path),
-        "model.dept=1",
-    ]
+def refused(name: str, *arguments: str) -> str:
+    command = [sys.executable, f"scripts/{name}.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "model.dept" in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_yardstick_goes_on_after_a_setting_that_fails(tmp_path: Path, fake_mnist: Path) -> None:
+    said = refused(
+        "yardstick", "--root", str(fake_mnist), "--out", str(tmp_path), "model.dept=1", "optimizer.lr=-1"
+    )
+    assert said.count("failed: ") == 2
+    assert "model.dept" in said
+    assert "optimizer.lr" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("yardstick", ["--minutes", "0"], "--minutes: must be above zero"),
+        ("yardstick", ["name=x"], "the yardstick sets this itself"),
+        ("benchmark", ["--rounds", "0"], "--rounds: must be a whole number above zero"),
+        ("benchmark", ["--skip", "memroy"], "'memroy' is not one of train"),
+        ("benchmark", ["--only", "theirs"], "no contender has theirs in its name: floor"),
+        ("benchmark", ["--device", "cuda"], "no CUDA device"),
+    ],
+)
+def test_bad_arguments(name: str, arguments: list[str], message: str) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert message in refused(name, *arguments)

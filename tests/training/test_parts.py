@@ -60,6 +60,30 @@ class TestSchedule:
     def test_no_warm_up(self) -> None:
         assert factor(0, DECAYS["none"])(0) == 1
 
+    def test_linear_ends_at_zero(self) -> None:
+        at = factor(0, DECAYS["linear"], 100)
+        assert [at(s) for s in (0, 25, 100, 200)] == pytest.approx([1, 0.75, 0, 0])
+
+    def test_a_decay_ends_with_the_steps_or_the_time_whichever_is_first(self) -> None:
+        used = 0.0
+        at = factor(0, DECAYS["linear"], 100, lambda: used)
+        assert at(10) == pytest.approx(0.9)
+        used = 0.5
+        assert at(10) == pytest.approx(0.5)
+        assert at(70) == pytest.approx(0.3)
+        used = 1.0
+        assert at(10) == 0
+
+    def test_a_time_limit_is_an_end_and_without_a_decay_nobody_looks_at_it(self) -> None:
+        optimizer = torch.optim.Adam(PARAMETERS, lr=1.0)
+        build_schedule(optimizer, {"decay": "cosine"}, 10, math.inf, lambda: 0.5)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+
+        def unwanted() -> float:
+            raise AssertionError
+
+        build_schedule(optimizer, {"decay": "none"}, 10, math.inf, unwanted)
+
     def test_cosine_ends_at_zero(self) -> None:
         at = factor(10, DECAYS["cosine"], 110)
         assert [at(s) for s in (10, 60, 110, 200)] == pytest.approx([1, 0.5, 0, 0])

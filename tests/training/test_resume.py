@@ -192,3 +192,21 @@ def test_a_time_limit_ends_it(run: Callable[..., dict[str, Any]]) -> None:
     results = run(*TINY, "trainer.max_epochs=10000", "trainer.max_time=00:00:00:03")
     assert 1 < results["train_seconds"] < 10
     assert results["val"] is not None
+
+
+def test_a_decay_ends_with_the_time_limit_also_after_a_break(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = (*TINY, "trainer.max_epochs=10000", "trainer.max_time=00:00:00:05", "optimizer.decay=linear")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 15)
+        with pytest.raises(SystemExit):
+            run(*limited, "name=timed")
+    run(*limited, "name=timed")
+    with (tmp_path / "outputs/timed/metrics.csv").open() as file:
+        rates = [
+            float(v) for row in csv.DictReader(file) for k, v in row.items() if k.startswith("lr-") and v
+        ]
+    assert max(rates) > 0.5 * 4e-3
+    assert rates[-1] < 0.05 * max(rates)
+    assert rates.index(max(rates)) < 40
