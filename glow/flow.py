@@ -161,7 +161,7 @@ class Flow(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    def compile(self, **options: Any) -> None:  # type: ignore[override]
+    def compile(self, **options: Any) -> None:
         """Compile what repeats, the steps of a Glow, with ``torch.compile``, whose options these are.
 
         Weights and their names stay as they are; see ``GlowLevel.compile``.

@@ -67,12 +67,10 @@ def exact(device: torch.device) -> Iterator[None]:
             yield
             return
         # The newer of torch's two ways to say it, where it exists: it refuses to be mixed with the older one.
-        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
-        name, ieee = (
-            ("fp32_precision", "ieee") if hasattr(backends[0], "fp32_precision") else ("allow_tf32", False)
-        )
-        if name == "allow_tf32":
-            backends[1] = torch.backends.cudnn
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        newer = hasattr(matmul, "fp32_precision")
+        name, ieee = ("fp32_precision", "ieee") if newer else ("allow_tf32", False)
+        backends: list[Any] = [matmul, getattr(cudnn, "conv") if newer else cudnn]  # noqa: B009
         before = [getattr(backend, name) for backend in backends]
         try:
             for backend in backends:

@@ -86,7 +86,7 @@ class GlowLevel(Bijection):
         self._compiled: Kernels | None = None
         self._sizes: dict[str, torch.Size] = {}
 
-    def compile(self, **options: Any) -> None:  # type: ignore[override]
+    def compile(self, **options: Any) -> None:
         """Compile the computation of one step with ``torch.compile`` (whose options these are).
 
         It is compiled for the size of the first batch that is trained on, and of the first that is inverted; other sizes
