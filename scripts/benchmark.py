@@ -333,8 +333,8 @@ def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
 def startup() -> float:
     """Seconds from ``python train.py`` to the end of the first training step, on the embedded digits."""
     code = (
-        "import os, sys; from glow.training import FlowModule; from glow.commands.cli import main;"
-        "FlowModule.on_train_batch_end = lambda *a: os._exit(0); main()"
+        "import os, sys; from glow.training import FlowModule; from glow.commands.cli import main; from glow.commands.train import train;"
+        "FlowModule.on_train_batch_end = lambda *a: os._exit(0); main(train, 'train')"
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -23,7 +23,7 @@ def test_the_parameter_counts() -> None:
 
     with torch.device("meta"):
         assert f"{millions(glow((3, 32, 32))):.1f} M at 3x32x32" in README
-        assert f"{millions(glow((1, 28, 28), depth=8, width=64)):.1f} M at 1x28x28" in README
+        assert f"{millions(glow((1, 28, 28), depth=16, width=64)):.1f} M at 1x28x28" in README
         assert f"{millions(realnvp((2,))):.2f} M" in README
 
 

@@ -39,7 +39,9 @@ MIXINGS: dict[str, Callable[[int], Any]] = {
 CHANNELS = 8
 
 
-def level(coupling: str = "affine", mixing: str = "lu", recompute: str = "none", depth: int = 3) -> GlowLevel:
+def level(
+    coupling: str = "affine", mixing: str = "lu", recompute: str = "none", depth: int = 3, away: float = 0.2
+) -> GlowLevel:
     """In float64, away from where it starts."""
     steps = [
         GlowStep(ActNorm(CHANNELS), MIXINGS[mixing](CHANNELS), COUPLINGS[coupling]()) for _ in range(depth)
@@ -47,7 +49,7 @@ def level(coupling: str = "affine", mixing: str = "lu", recompute: str = "none",
     made = GlowLevel(steps, recompute).double()
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
+            parameter += away * torch.randn_like(parameter)
     return made
 
 
@@ -200,7 +202,7 @@ def test_a_second_derivative_is_refused() -> None:
 
 @pytest.mark.parametrize("edit", ["in place", "through .data", "load_state_dict", "dtype"])
 def test_the_kept_inverse_follows_the_weights(edit: str) -> None:
-    made, z = level(), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
+    made, z = level("affine bounded"), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
     with torch.inference_mode():
         made.inverse(z)
         before = made._inverse
@@ -212,7 +214,7 @@ def test_the_kept_inverse_follows_the_weights(edit: str) -> None:
         elif edit == "through .data":
             made.steps.steps[1].upper.data.add_(0.1)
         elif edit == "load_state_dict":
-            made.load_state_dict(level().state_dict())
+            made.load_state_dict(level("affine bounded").state_dict())
         else:
             made, z = made.float(), z.float()
         x, _ = made.inverse(z)
@@ -220,7 +222,7 @@ def test_the_kept_inverse_follows_the_weights(edit: str) -> None:
 
 
 def test_frozen_weights_after_inference_mode_still_differentiate() -> None:
-    made, z = level().requires_grad_(False), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
+    made, z = level("affine bounded").requires_grad_(False), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
     with torch.inference_mode():
         made.inverse(z)
     z.requires_grad_()
@@ -242,10 +244,7 @@ def test_a_copy_is_independent_and_the_same() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_in_the_precisions_that_people_train_in(recompute: str, dtype: torch.dtype) -> None:
     """Through the kernels that float64 does not take, at depth 32."""
-    made, x = level("affine bounded", recompute=recompute, depth=32), images(8)
-    with torch.no_grad():
-        for parameter in made.steps.steps[2].parameters():
-            parameter.mul_(0.5)
+    made, x = level("affine bounded", recompute=recompute, depth=32, away=0.02), images(8)
     with plain(made):
         expected = everything(made, x)
     made.float()

@@ -45,5 +45,6 @@ def test_commands_of_the_readme(
         *arguments,
         "debug=fast",
         *([] if points else ["model.depth=1", "model.width=8"]),
+        *(["model.levels=1"] if "compile=true" in arguments else []),
         "callbacks.estimate=null",
     )
