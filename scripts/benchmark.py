@@ -261,8 +261,12 @@ def peak_memory(contender: Contender, device: torch.device) -> dict[str, float]:
 def activations(
     make: Callable[..., Contender], size: dict[str, Any], device: torch.device
 ) -> dict[str, float]:
-    """MB per image of a training step: what grows with the batch, so that no copy of a weight counts."""
-    batch = 64 if device.type == "cuda" else 8
+    """MB per image of a training step: what grows with the batch, so that no copy of a weight counts.
+
+    The batches are large enough that the most memory is in use where activations are, not where weights are.
+    """
+    _, height, width = size["image"]
+    batch = max(2, (256 if device.type == "cuda" else 128) * 32 * 32 // (height * width))
     one, two = (peak_memory(make({**size, "batch": n}, device), device) for n in (batch, 2 * batch))
     return {key: (two[key] - one[key]) / batch / 1e6 for key in one}
 

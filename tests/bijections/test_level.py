@@ -222,7 +222,10 @@ def test_the_kept_inverse_follows_the_weights(edit: str) -> None:
 
 
 def test_frozen_weights_after_inference_mode_still_differentiate() -> None:
-    made, z = level("affine bounded").requires_grad_(False), torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64)
+    made, z = (
+        level("affine bounded").requires_grad_(False),
+        torch.randn(2, CHANNELS, 3, 2, dtype=torch.float64),
+    )
     with torch.inference_mode():
         made.inverse(z)
     z.requires_grad_()
