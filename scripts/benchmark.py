@@ -266,7 +266,8 @@ def activations(
     The batches are large enough that the most memory is in use where activations are, not where weights are.
     """
     _, height, width = size["image"]
-    batch = max(2, (256 if device.type == "cuda" else 128) * 32 * 32 // (height * width))
+    most = 256 if device.type == "cuda" else 128
+    batch = min(most, max(2, most * 32 * 32 // (height * width)))
     one, two = (peak_memory(make({**size, "batch": n}, device), device) for n in (batch, 2 * batch))
     return {key: (two[key] - one[key]) / batch / 1e6 for key in one}
 
