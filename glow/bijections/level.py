@@ -15,18 +15,9 @@ from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
 from glow.bijections.base import Bijection, Shape, exact, sum_event
 from glow.bijections.composition import Composition
 from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
-from glow.bijections.fused import (
-    KEEP,
-    FusedSteps,
-    Kernels,
-    Settings,
-    Steps,
-    first_weight,
-    inverse_of,
-    kernels_of,
-    padded,
-)
+from glow.bijections.fused import KEEP, FusedSteps, Kernels, Settings, Steps, inverse_of
 from glow.bijections.linear import InvertibleConv1x1, Permutation
+from glow.bijections.products import first_weight, kernels_of, padded
 from glow.bijections.squeeze import Squeeze
 from glow.errors import UsageError, check_choice
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import math
 import platform
@@ -22,6 +20,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from glow.commands.allocator import keep_freed_memory
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
 from glow.data import ArrayData
 from glow.errors import UsageError, check_bool, check_choice, check_positive
@@ -116,21 +115,6 @@ def _check(cfg: DictConfig) -> None:
             raise UsageError(f"{key} must be an integer of at least {smallest}, got {value!r}")
     if cfg.trainer.limit_train_batches == 0:
         raise UsageError("trainer.limit_train_batches must be above zero: there would be nothing to train on")
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc not to give freed memory back to the system, which every training step on a CPU would pay for.
-
-    Without it, a fifth of the time of a small model's step goes into pages that were there a moment ago. Other systems'
-    allocators are left as they are.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        if libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(
-            mmap_threshold, 2**25
-        ):  # the most of older versions
-            libc.mallopt(trim_threshold, 2**30)
 
 
 def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:

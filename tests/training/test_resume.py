@@ -197,7 +197,12 @@ def test_a_time_limit_ends_it(run: Callable[..., dict[str, Any]]) -> None:
 def test_a_decay_ends_with_the_time_limit_also_after_a_break(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited = (*TINY, "trainer.max_epochs=10000", "trainer.max_time=00:00:00:05", "optimizer.decay=linear")
+    limited = (
+        *TINY,
+        "trainer.max_epochs=10000",
+        "trainer.max_time=00:00:00:05",
+        "trainer.log_every_n_steps=1",
+    )
     with monkeypatch.context() as patch:
         stop_after(patch, 15)
         with pytest.raises(SystemExit):
@@ -208,5 +213,5 @@ def test_a_decay_ends_with_the_time_limit_also_after_a_break(
             float(v) for row in csv.DictReader(file) for k, v in row.items() if k.startswith("lr-") and v
         ]
     assert max(rates) > 0.5 * 4e-3
-    assert rates[-1] < 0.25 * max(rates), "the last one written, up to ten steps before the end"
-    assert rates.index(max(rates)) < 40
+    assert rates[-1] < 0.05 * max(rates)
+    assert rates.index(max(rates)) < 40  # and of cosine decay, the default of digits

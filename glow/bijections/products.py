@@ -1,0 +1,145 @@
+"""Convolutions of images as rows of channels, (N, c) with N = B H W: products where these are faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Space = tuple[int, int, int]  # B, H, W
+
+
+def padded(columns: int) -> int:
+    """Rows of a multiple of 16 bytes, which matrix units want, in every dtype."""
+    return -(-columns // 8) * 8
+
+
+def columns(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False) -> Tensor:
+    """The 3x3 neighbourhoods of pixels (N, c), given in one part or more: (N, padded(9 c + ones)).
+
+    In order (dy, dx, c), zero outside of the image. ``ones`` sets column 9c to one: with it, the gradient of a
+    weight holds that of the bias.
+    """
+    b, h, w = space
+    c = sum(part.shape[1] for part in parts)
+    image = parts[0].new_zeros(b, h + 2, w + 2, c, dtype=dtype)
+    start = 0
+    for part in parts:
+        image[:, 1:-1, 1:-1, start : start + part.shape[1]] = part.view(b, h, w, -1)
+        start += part.shape[1]
+    windows = image.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)  # (B, H, W, dy, dx, c)
+    result = image.new_empty(b * h * w, padded(9 * c + ones))
+    result[:, : 9 * c].view(b, h, w, 3, 3, c).copy_(windows)
+    result[:, 9 * c :] = 0
+    if ones:
+        result[:, 9 * c] = 1
+    return result
+
+
+def as_image(rows: Tensor, space: Space) -> Tensor:
+    """(N, c) -> (B, c, H, W) in channels_last."""
+    return rows.contiguous().view(*space, -1).permute(0, 3, 1, 2)
+
+
+def as_rows(image: Tensor) -> Tensor:
+    """(B, c, H, W) -> (N, c)."""
+    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
+
+
+def convolves(device: torch.device) -> bool:
+    """Whether convolutions of few channels are faster there as convolutions; else they are matrix products."""
+    return device.type == "cpu"
+
+
+def first_weight(weight: Tensor) -> Tensor:
+    """The form that ``first_layer`` takes a kernel (K, width, c, 3, 3) in: a kernel, or a matrix for ``columns`` with ones."""
+    taps = weight.permute(0, 1, 3, 4, 2)
+    if convolves(weight.device):
+        return taps.contiguous().permute(0, 1, 4, 2, 3)  # channels_last
+    matrix = taps.flatten(2)
+    return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
+
+
+def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
+    """relu of a 3x3 convolution of few channels, (N, c) -> (N, width); for ``weight`` see ``first_weight``."""
+    if weight.dim() == 2:
+        return linear(columns(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=True)
+    return as_rows(F.conv2d(as_image(x.to(weight.dtype), space), weight, bias, padding=1).relu_())
+
+
+def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of that convolution (without relu) for g (N, width): of x (N, c), weight and bias (width,)."""
+    if weight.dim() == 2:
+        c = x.shape[1]
+        g_weight = g.T @ columns(x, space=space, dtype=g.dtype, ones=True)
+        return transposed_columns(g, weight, space, c), g_weight, g_weight[:, 9 * c]
+    image, g_weight, g_bias = torch.ops.aten.convolution_backward(
+        as_image(g, space), as_image(x.to(g.dtype), space), weight, [len(weight)],
+        [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True],
+    )  # fmt: skip
+    return as_rows(image), g_weight, g_bias
+
+
+def kernels_of(weights: Tensor, c: int) -> Tensor:
+    """What ``transposed_columns`` takes, of stacked weights (K, width, padded(9 c)).
+
+    A matrix, or the kernel of a convolution: the weights turned round, (K, c, width, 3, 3) in channels_last.
+    """
+    if not convolves(weights.device):
+        return weights
+    taps = weights[..., : 9 * c].unflatten(2, (3, 3, c)).flip(2, 3)  # (K, width, 3, 3, c)
+    return taps.permute(0, 4, 2, 3, 1).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def transposed_columns(a: Tensor, kernel: Tensor, space: Space, c: int) -> Tensor:
+    """The transpose of ``x -> columns(x) @ weight.T``, from (N, width) to (N, c); for ``kernel`` see ``kernels_of``."""
+    b, h, w = space
+    if kernel.dim() == 4:
+        return as_rows(F.conv2d(as_image(a, space), kernel, padding=1))
+    spread = F.pad((a @ kernel).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
+    total = a.new_zeros(b, h, w, c, dtype=torch.promote_types(a.dtype, torch.float32))
+    for dy in range(3):
+        for dx in range(3):
+            first = (3 * dy + dx) * c
+            total = total + spread[:, 2 - dy : 2 - dy + h, 2 - dx : 2 - dx + w, first : first + c]
+    return total.view(-1, c)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """x W^T + b, rectified if asked, in the fastest single kernel there is (which autograd knows nothing of)."""
+    if torch.is_grad_enabled():
+        y = F.linear(x, weight, bias)
+        return y.relu() if relu else y
+    return (
+        _one_kernel(x, weight, bias, relu)
+        if torch.compiler.is_compiling()
+        else _linear(x, weight, bias, relu)
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    if x.device.type == "cpu" and _mkldnn_has(x.dtype):
+        return torch.ops.mkldnn._linear_pointwise(
+            x, weight.contiguous(), bias, "relu" if relu else "none", [], None
+        )
+    if x.device.type == "cuda" and relu and bias is not None:
+        return torch._addmm_activation(bias, x, weight.T)
+    y = F.linear(x, weight, bias)
+    return y.relu_() if relu else y
+
+
+def _mkldnn_has(dtype: torch.dtype) -> bool:
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
+
+
+_one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=())  # compilers leave it alone
+_one_kernel.register_fake(lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0]))
+
+
+def relu_backward(g: Tensor, a: Tensor) -> Tensor:
+    """``g`` where the rectified ``a`` is above zero; may overwrite ``g``."""
+    return torch.ops.aten.threshold_backward.grad_input(g, a, 0, grad_input=g)
