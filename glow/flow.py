@@ -95,12 +95,15 @@ class Flow(nn.Module):
 
     def decode(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
         """Data (B, *event_shape) from latents, the inverse of ``encode``; uint8 for a flow of integers."""
+        x = self.generate(latents, y)
+        return self.dequantize.inverse(x)[0] if self.dequantize else x
+
+    def generate(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
+        """The real values (B, *event_shape) that ``decode`` rounds down to integers, differentiable."""
         self._check_labels(y, len(latents[0]))
         if isinstance(self.bijection, MultiScale):
-            x, _ = self.bijection.inverse(latents, y)
-        else:
-            x, _ = self.bijection.inverse(latents[0], y)
-        return self.dequantize.inverse(x)[0] if self.dequantize else x
+            return self.bijection.inverse(latents, y)[0]
+        return self.bijection.inverse(latents[0], y)[0]
 
     @torch.no_grad()
     def sample(
@@ -118,22 +121,29 @@ class Flow(nn.Module):
             temperature: factor on the standard deviation of every latent, above zero (Kingma & Dhariwal
                 2018, section 6.2); 1 samples the model itself.
             y: labels (n,), or one for all; a class-conditional flow draws uniform ones when absent.
-            generator: source of the latents (and labels); the global one when absent. Latents are drawn on its
-                device in float32, so that a CPU generator gives the same ones on every device.
+            generator: source of the latents (and labels); the global one when absent. With a CPU generator
+                the samples are the same on every device.
         """
+        latents = self.draw(n, temperature=temperature, generator=generator)
+        if isinstance(y, int):
+            y = torch.full((n,), y)
+        elif y is None and self.classes:
+            source = generator.device if generator is not None else self.device
+            y = torch.randint(self.classes, (n,), generator=generator, device=source)
+        return self.decode(latents, None if y is None else y.to(self.device))
+
+    def draw(
+        self, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Latents of ``n`` samples, one tensor per scale; drawn in float32 on the generator's device. See ``sample``."""
         check_positive("n", n, integer=True)
         check_positive("temperature", temperature)
         source = generator.device if generator is not None else self.device
-        latents = [
+        return [
             temperature
             * torch.randn(n, *shape, generator=generator, device=source).to(self.device, self.dtype)
             for shape in self.latent_shapes
         ]
-        if isinstance(y, int):
-            y = torch.full((n,), y)
-        elif y is None and self.classes:
-            y = torch.randint(self.classes, (n,), generator=generator, device=source)
-        return self.decode(latents, None if y is None else y.to(self.device))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
