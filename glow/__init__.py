@@ -7,4 +7,13 @@
     flow.initialize(images)  # uint8 (B, 3, 32, 32)
     flow.log_prob(images)    # nats, (B,)
     flow.eval().sample(16, temperature=0.7)
+
+A trained one comes from a run's folder, a checkpoint or a safetensors file::
+
+    from glow import load
+    flow = load("outputs/cifar10")
 """
+
+from glow.saved import load
+
+__all__ = ["load"]

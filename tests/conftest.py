@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision import datasets
 
-from glow.commands.cli import CONF
+from glow.commands.cli import CONF, compose
 from glow.commands.train import train
 
 ROOT = CONF.parent
@@ -31,13 +30,42 @@ def _deterministic() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """``run("dataset=digits", ...)``: what ``python train.py ...`` does, in this process, below tmp_path."""
+    return lambda *overrides: train(compose("train", [f"output_dir={tmp_path}/outputs", *overrides]))
 
-    def call(*overrides: str) -> dict[str, Any]:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra.compose("train", [f"output_dir={tmp_path}/outputs", *overrides])
-        return train(cfg)
 
-    return call
+def _trained(factory: pytest.TempPathFactory, *overrides: str) -> Path:
+    folder = factory.mktemp("runs")
+    tiny = [
+        "debug=fast",
+        "model.depth=1",
+        "model.width=4",
+        "callbacks.pictures=null",
+        "callbacks.estimate=null",
+    ]
+    points = any("two_moons" in o for o in overrides)
+    train(
+        compose("train", [f"output_dir={folder}", "name=tiny", tiny[0], *tiny[1 + 2 * points :], *overrides])
+    )
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps on the digits, with averaged weights. Do not write into it."""
+    return _trained(tmp_path_factory, "trainer.limit_test_batches=null")
+
+
+@pytest.fixture(scope="session")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a class-conditional model."""
+    return _trained(tmp_path_factory, "model.class_conditional=true")
+
+
+@pytest.fixture(scope="session")
+def points_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on two moons."""
+    small = ["dataset.train_size=400", "dataset.val_size=50", "dataset.test_size=300"]
+    return _trained(tmp_path_factory, "experiment=two_moons", *small)
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

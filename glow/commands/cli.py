@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
 
     Args:
         command: takes the composed configuration.
-        config_name: the configuration in ``conf`` that it starts from.
+        config_name: the configuration in ``conf`` that it starts from. If it has a list ``dataset``, the
+            command line's ``dataset=`` and ``dataset.KEY=`` go into it as they are.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the errors can be told here
     for beginning in NOISE:
@@ -54,11 +55,14 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     composed = False
+    sys.argv[1:], aside = _take_dataset(config_name, sys.argv[1:])
 
     def told(cfg: DictConfig) -> None:
         nonlocal composed
         composed = True
         try:
+            if aside:
+                cfg.dataset = aside
             command(cfg)
         except UsageError as error:
             fail(str(error), 2)
@@ -77,6 +81,24 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
         fail(explain(error, config_name, sys.argv[1:]), 2)
 
 
+def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A configuration of ``conf`` with the overrides of a command line."""
+    overrides, aside = _take_dataset(config_name, overrides)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(config_name, overrides)
+    if aside:
+        cfg.dataset = aside
+    return cfg
+
+
+def _take_dataset(config_name: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without and with ``dataset``: its group needs the other groups of a training run."""
+    if config_name == "train":
+        return list(arguments), []
+    aside = [a for a in arguments if re.match(r"dataset(\.[\w.]+)?=", a)]
+    return [a for a in arguments if a not in aside], aside
+
+
 def fail(message: str, status: int) -> None:
     """Print ``error: message`` and exit."""
     print(f"error: {message}", file=sys.stderr)
@@ -90,6 +112,8 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     usable = []
     for key, _, value in overrides:
         group = key.partition("@")[0]
+        if config_name != "train":
+            break
         if group in groups and value == "null" and group not in ("experiment", "debug"):
             return f"{group} cannot be null; choose one of {', '.join(groups[group])}"
         options = [v for v in value.strip("[]").split(",") if v not in ("null", "")]
@@ -98,10 +122,11 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
         if group in groups and len(options) == 1:
             usable.append(f"{key}={value}")
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = set(_keys(hydra.compose(config_name, overrides=usable))) | set(groups)
+    own = config_name == "train"
+    known = set(_keys(compose(config_name, usable if own else ())))
+    known |= set(groups) if own else set()
     for key, _, _ in overrides:
-        if key not in known and key not in groups and not key.startswith("hydra"):
+        if key not in known and not key.startswith("hydra"):
             leaf = {k.rpartition(".")[2]: k for k in known}
             hint = nearest(key, known) or nearest(leaf.get(key, ""), known)
             return f"{key} is not a setting{hint}"

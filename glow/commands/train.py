@@ -25,6 +25,7 @@ from glow.commands.run_folder import check_same, choose_folder, is_finished, ope
 from glow.data import ArrayData
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
+from glow.saved import OTHER_VERSION
 from glow.training import (
     EMA,
     BestCheckpoint,
@@ -121,7 +122,7 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     """The objects that the configuration describes."""
     data = _make("dataset", cfg.dataset, seed=cfg.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = FlowModule(plain["model"], plain["optimizer"], cfg.seed, cfg.shift)
+    module = FlowModule(plain["model"], plain["optimizer"], cfg.seed, cfg.shift, plain["dataset"])
     if cfg.compile:
         module.flow.compile()
     if module.unit != cfg.unit:
@@ -170,10 +171,7 @@ def _fit(
         sys.exit(130)
     except RuntimeError as error:
         if checkpoint is not None and "Error(s) in loading state_dict" in str(error):
-            raise UsageError(
-                f"{checkpoint} was written by another version of this program, whose weights have other names: "
-                "start over with resume=false"
-            ) from error
+            raise UsageError(f"{checkpoint} {OTHER_VERSION}: start over with resume=false") from error
         raise
     except (TypeError, ValueError, MisconfigurationException) as error:
         # What Lightning itself refuses is a setting of the trainer; the rest are errors of ours.

@@ -81,12 +81,14 @@ class ImageFolder(ArrayData):
         classes = _folders(training)
         if split != "train" and split in self.split_folders:
             own = self.split_folders[split]
-            return self._read(_pictures(own), own, classes)
+            return self._read(pictures_below(own), own, classes)
         if split == "val":
             return None
-        pictures = _pictures(training)
+        pictures = pictures_below(training)
         if "test" in self.split_folders:
-            _pictures(self.split_folders["test"])  # an empty one is better known before training than after
+            pictures_below(
+                self.split_folders["test"]
+            )  # an empty one is better known before training than after
         else:
             n = check_size("dataset.test_size", self.test_size, len(pictures))
             order = torch.randperm(len(pictures), generator=generator("cpu", "test", self.seed)).tolist()
@@ -166,7 +168,8 @@ def _folders(folder: Path) -> list[str]:
     return sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_below(folder: Path) -> list[Path]:
+    """The files of pictures in a folder and its subfolders, sorted; raises ``UsageError`` if there are none."""
     found = []
     for directory, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = [d for d in subfolders if not d.startswith(".")]

@@ -1,14 +1,23 @@
-"""Bits per dimension."""
+"""Bits per dimension: of a batch, of every image of a dataset, and their mean with its error."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from glow.errors import UsageError, check_choice, check_positive
+from glow.flow import Flow
+from glow.seeds import generator
 
 UNITS = {"bpd": "bits/dim", "nll": "nats"}
 """How the two figures are written: bits/dim of images, negative log-likelihood of vectors."""
+
+BOUNDS = ("mean", "iw")
+"""What becomes of several draws of the dequantization noise; see ``evaluate_log_probs``."""
 
 
 def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
@@ -22,3 +31,124 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
         (B,), bits per dimension.
     """
     return -log_prob / (math.prod(event_shape) * math.log(2))
+
+
+def evaluation_noise(
+    x: Tensor,
+    split: str,
+    seed: int,
+    batch: int,
+    *,
+    device_index: int = 0,
+    draw: int = 0,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Dequantization noise in [0, 1) that is the same in every evaluation.
+
+    Args:
+        x: images (B, C, H, W); the noise has their shape and is drawn on their device.
+        split: ``val`` or ``test``.
+        seed: of the run.
+        batch: which batch of the split ``x`` is.
+        device_index: which of the devices that share the split.
+        draw: 0 is what validation and test during training use.
+        dtype: that of the flow.
+    """
+    key = (seed, batch, device_index, draw) if draw else (seed, batch, device_index)
+    source = generator(x.device, split, *key)
+    return torch.rand(x.shape, generator=source, device=x.device, dtype=dtype)
+
+
+@torch.no_grad()
+def evaluate_log_probs(
+    flow: Flow,
+    batches: Iterable[Sequence[Tensor]],
+    *,
+    split: str = "test",
+    seed: int = 0,
+    draws: int = 1,
+    bound: str = "mean",
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    r"""The log-probability of every example, in evaluation mode; the flow's modes are then as before.
+
+    For images each :math:`\log p(x + u)` is a lower bound on :math:`\log P(x)`. Of k draws of the noise u,
+    ``mean`` averages the k bounds, which makes the figure steadier but not tighter; ``iw`` is
+    :math:`\log \frac1k \sum_i p(x + u_i)`, the importance-weighted bound (Burda et al. 2016, equation 8, with
+    u for h and the uniform q(u|x) = 1), which is at least as high and rises to :math:`\log P(x)` with k.
+
+    Args:
+        flow: on any device; the batches are moved to it.
+        batches: tuples ``(x,)`` or ``(x, y)``; labels are used by class-conditional flows only.
+        split: which noise, see ``evaluation_noise``: with the run's seed, batch size and precision, one draw
+            is what the test of the run computed on one device.
+        seed: of the noise.
+        draws: k; 1 for vectors, whose log-density is exact.
+        bound: ``mean`` or ``iw``.
+        progress: called after each batch with the number of examples that are done.
+
+    Returns:
+        (N,), nats, float64 on the CPU, in the order of the batches.
+
+    Raises:
+        UsageError: draws or bound is none of the above, the data does not suit the flow, or there is none.
+    """
+    check_positive("draws", draws, integer=True)
+    check_choice("bound", bound, BOUNDS)
+    is_image = flow.dequantize is not None
+    if draws > 1 and not is_image:
+        raise UsageError(f"draws must be 1 for vectors, whose log-density has no noise, got {draws}")
+    modes = [(module, module.training) for module in flow.modules()]
+    flow.eval()
+    values: list[Tensor] = []
+    done = 0
+    try:
+        for i, (x, *labels) in enumerate(batches):
+            x = x.to(flow.device) if is_image else x.to(flow.device, flow.dtype)
+            y = labels[0].to(flow.device) if flow.classes and labels else None
+            each = []
+            for draw in range(draws):
+                noise = evaluation_noise(x, split, seed, i, draw=draw, dtype=flow.dtype) if is_image else None
+                each.append(flow.log_prob(x, y, noise).cpu().double())
+            bounds = torch.stack(each)
+            values.append(bounds.logsumexp(0) - math.log(draws) if bound == "iw" else bounds.mean(0))
+            done += len(x)
+            if progress is not None:
+                progress(done)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not values:
+        raise UsageError("there are no batches to evaluate")
+    return torch.cat(values)
+
+
+def summary(values: Tensor) -> dict[str, Any]:
+    """Mean and standard error of one value per example; everything is fit for JSON.
+
+    Args:
+        values: (N,), bits/dim or nats.
+
+    Returns:
+        ``n``; ``mean`` and ``standard_error``, which is sd / sqrt(n) with n - 1 in the sd, None for n = 1, both
+        None if any value is not finite; ``non_finite``, how many are not, and ``non_finite_at``, the indices of
+        the first 20 of them; ``finite_mean`` over the others, None if there are none.
+
+    Raises:
+        UsageError: values is empty or has more than one dimension.
+    """
+    if values.ndim != 1 or not len(values):
+        raise UsageError(f"values must have shape (N,) with N above zero, got {tuple(values.shape)}")
+    values = values.detach().cpu().double()
+    finite = values.isfinite()
+    kept, all_finite = values[finite], bool(finite.all())
+    finite_mean = float(kept.mean()) if len(kept) else None
+    has_error = all_finite and len(values) > 1
+    return {
+        "n": len(values),
+        "mean": finite_mean if all_finite else None,
+        "standard_error": float(values.std(correction=1)) / math.sqrt(len(values)) if has_error else None,
+        "finite_mean": finite_mean,
+        "non_finite": int((~finite).sum()),
+        "non_finite_at": (~finite).nonzero().flatten()[:20].tolist(),
+    }

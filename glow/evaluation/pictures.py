@@ -1,4 +1,4 @@
-"""What samples look like: grids of images, and densities of points in the plane."""
+"""What samples look like: grids of images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -60,44 +62,10 @@ def sample_grid(flow: Flow, n: int, temperature: float, generator: torch.Generat
     return grid(images, _grey_levels(flow), columns=int(np.ceil(np.sqrt(n))))
 
 
-@torch.no_grad()
-def density_picture(flow: Flow, data: Tensor, generator: torch.Generator, side: int = 200) -> Tensor:
-    """The learned density beside the data and samples, for flows of two dimensions.
-
-    Args:
-        flow: a flow with event shape (2,).
-        data: points (N, 2) that it was trained on; they set the limits of the axes.
-        generator: source of the samples.
-        side: the density is evaluated on ``side`` x ``side`` points.
-
-    Returns:
-        uint8 (3, height, width).
-    """
-    if flow.event_shape != (2,):
-        raise UsageError(f"a density picture needs a flow of shape (2,), got {flow.event_shape}")
+def figure_to_tensor(figure: Figure) -> Tensor:
+    """A matplotlib figure, drawn: uint8 (3, height, width)."""
     # Not pyplot: no global state, and no window system to choose a back end for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    data = data.cpu()
-    low, high = data.amin(0), data.amax(0)
-    margin = 0.15 * (high - low)
-    (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
-    xs, ys = torch.linspace(x0, x1, side), torch.linspace(y0, y1, side)
-    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
-    density = flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
-    samples = flow.sample(min(len(data), 2000), generator=generator).cpu()
-
-    figure = Figure(figsize=(12, 4), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3, sharex=True, sharey=True)
-    axes[0].scatter(*data[:2000].T.numpy(), s=2)
-    axes[0].set_title("data")
-    axes[1].imshow(density.numpy(), origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="viridis")
-    axes[1].set_title("density of the flow")
-    axes[2].scatter(*samples.T.numpy(), s=2)
-    axes[2].set_title("samples of the flow")
-    axes[0].set(xlim=(x0, x1), ylim=(y0, y1))
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
 

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 from glow.bijections import AffineCoupling
 from glow.data.augment import random_shift
 from glow.errors import NonFiniteError, UsageError, check_positive
-from glow.evaluation.bits import bits_per_dim
+from glow.evaluation.bits import bits_per_dim, evaluation_noise
 from glow.models import build
 from glow.seeds import generator
 from glow.training.checkpoints import last_checkpoint
@@ -36,10 +36,16 @@ class FlowModule(L.LightningModule):
         optimizer: the configuration of ``glow.training.optimizers``.
         seed: decides dequantization noise and augmentation.
         shift: training images are shifted by up to this fraction of their size.
+        dataset: the configuration of the data, kept for who opens the checkpoint later.
     """
 
     def __init__(
-        self, model: dict[str, Any], optimizer: dict[str, Any], seed: int = 0, shift: float = 0.0
+        self,
+        model: dict[str, Any],
+        optimizer: dict[str, Any],
+        seed: int = 0,
+        shift: float = 0.0,
+        dataset: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_positive("shift", shift, zero=True)
@@ -167,8 +173,8 @@ class FlowModule(L.LightningModule):
     def _evaluation_noise(self, x: Tensor, split: str, batch_idx: int) -> Tensor | None:
         if not self.is_image:
             return None
-        source = generator(x.device, split, self.seed, batch_idx, self.trainer.global_rank)
-        return torch.rand(x.shape, generator=source, device=x.device, dtype=self.flow.dtype)
+        device = self.trainer.global_rank
+        return evaluation_noise(x, split, self.seed, batch_idx, device_index=device, dtype=self.flow.dtype)
 
     def _affine_couplings(self) -> list[AffineCoupling]:
         return [m for m in self.flow.modules() if isinstance(m, AffineCoupling)]

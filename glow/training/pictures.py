@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from glow.data import ArrayData
 from glow.errors import UsageError, check_positive
-from glow.evaluation.pictures import density_picture, sample_grid, save_picture, temperature_grid
+from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
+from glow.evaluation.plane import plane_picture
 from glow.seeds import generator
 from glow.training.module import FlowModule
 
@@ -30,6 +32,9 @@ class Pictures(L.Callback):
         temperatures: rows of the grid at the end.
         columns: columns of the grid at the end.
     """
+
+    HISTOGRAM = 64
+    """Validation examples whose latents are shown."""
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Pictures(L.Callback):
         if due and trainer.state.fn == "fit" and not trainer.sanity_checking:
             assert isinstance(pl_module, FlowModule)
             self.draw(trainer, pl_module, f"step_{trainer.global_step:07d}")
+            self.log_latents(trainer, pl_module)
 
     @rank_zero_only
     def draw(self, trainer: L.Trainer, module: FlowModule, name: str) -> Path | None:
@@ -69,10 +75,26 @@ class Pictures(L.Callback):
             picture = sample_grid(flow, self.n, self.temperature, source)
         elif flow.event_shape == (2,):
             assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
-            picture = density_picture(flow, trainer.datamodule.splits["train"][0], source)  # type: ignore[attr-defined]
+            picture = plane_picture(flow, trainer.datamodule.splits["train"][0], source)  # type: ignore[attr-defined]
         else:
             return None
         return self._keep(trainer, picture, name, "samples")
+
+    @rank_zero_only
+    @torch.no_grad()
+    def log_latents(self, trainer: L.Trainer, module: FlowModule) -> None:
+        """Histograms of validation examples' latents in TensorBoard, per scale: a good flow's are standard normal."""
+        loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
+        if loggers:
+            assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
+            x, y = (
+                None if t is None else t[: self.HISTOGRAM].to(module.device)
+                for t in trainer.datamodule.splits["val"]
+            )  # type: ignore[attr-defined]
+            assert x is not None
+            for i, z in enumerate(module.flow.encode(x, y if module.flow.classes else None), 1):
+                for logger in loggers:
+                    logger.experiment.add_histogram(f"latents/scale_{i}", z.float(), trainer.global_step)
 
     @rank_zero_only
     def draw_final(self, trainer: L.Trainer, module: FlowModule) -> Path | None:

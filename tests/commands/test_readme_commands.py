@@ -1,4 +1,4 @@
-"""Every training command of the README runs."""
+"""Every command of the README runs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from glow.commands.cli import CONF
+from glow.commands.cli import CONF, compose
+from glow.commands.evaluate import evaluate
+from glow.commands.sample import sample
 
 ROOT = CONF.parent
 Run = Callable[..., dict[str, Any]]
 
 
-def readme_commands() -> list[str]:
-    commands = re.findall(r"python train\.py[^`\n|]*", (ROOT / "README.md").read_text())
+def readme_commands(program: str) -> list[str]:
+    commands = re.findall(rf"python {program}\.py[^`\n|]*", (ROOT / "README.md").read_text())
     return sorted({re.sub(r"\s+#.*", "", command).strip() for command in commands})
 
 
-@pytest.mark.parametrize("command", readme_commands())
+@pytest.mark.parametrize("command", readme_commands("train"))
 def test_commands_of_the_readme(
     run: Run, command: str, fake_mnist: Path, fake_cifar: Path, picture_folder: Path
 ) -> None:
@@ -48,3 +50,39 @@ def test_commands_of_the_readme(
         *(["model.levels=1"] if "compile=true" in arguments else []),
         "callbacks.estimate=null",
     )
+
+
+def test_sampling_and_measuring_commands_of_the_readme(run: Run, fake_mnist: Path, tmp_path: Path) -> None:
+    """On a tiny run, with few steps; data and runs are where the test has them."""
+    root = f"dataset.root={fake_mnist}"
+    tiny = (
+        "debug=fast",
+        "model.depth=1",
+        "model.width=4",
+        "callbacks.estimate=null",
+        "callbacks.pictures=null",
+    )
+    run("dataset=fashion_mnist", root, "dataset.val_size=20", "name=fashion_mnist_20min", *tiny)
+    run("experiment=two_moons", "debug=fast", "callbacks.estimate=null", "dataset.train_size=300",
+        "dataset.val_size=50", "dataset.test_size=100", "name=two_moons-realnvp")  # fmt: skip
+    commands = [("sample", c) for c in readme_commands("sample")]
+    commands += [("evaluate", c) for c in readme_commands("evaluate")]
+    assert len(commands) > 8
+    for program, command in commands:
+        arguments = shlex.split(command)[2:]
+        if "--help" in arguments:
+            continue
+        arguments = [a for a in arguments if not a.startswith(("dataset.root", "export"))]
+        if program == "sample":
+            arguments += [] if any(a.startswith("steps") for a in arguments) else ["steps=3"]
+            exported = ["export=" + str(tmp_path / "model.safetensors")] if "export" in command else []
+            arguments += exported
+        else:
+            arguments += ["diagnosed=32", "limit=32"]
+        name = next((a.partition("/")[2] for a in arguments if a.startswith("ckpt=")), "fashion_mnist_20min")
+        arguments = [a for a in arguments if not a.startswith("ckpt=")]
+        cfg = compose(
+            program, [f"ckpt={tmp_path}/outputs/{name}", *arguments, *([root] if "moons" not in name else [])]
+        )
+        report = {"sample": sample, "evaluate": evaluate}[program](cfg)
+        assert report["ckpt"].startswith(str(tmp_path))

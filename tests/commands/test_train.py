@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
 
-from glow.commands.cli import CONF
+from glow.commands.cli import CONF, compose
 from glow.errors import UsageError
 from glow.training import FlowModule
 
@@ -25,11 +24,6 @@ ROOT = CONF.parent
 Run = Callable[..., dict[str, Any]]
 SMALL = ("debug=fast", "resume=true", "model.depth=1", "model.width=8")
 DIGITS = (*SMALL, "callbacks.estimate=null", "callbacks.pictures=null")
-
-
-def compose(*overrides: str) -> Any:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
 
 
 class TestEveryDataset:
@@ -67,7 +61,7 @@ class TestEveryDataset:
         """Every `dataset=` on its own composes with a model that takes its shape, levels and classes."""
         from glow.models import build
 
-        cfg = compose(f"dataset={name}", *(["dataset.root=x"] if name == "image_folder" else []))
+        cfg = compose("train", [f"dataset={name}", *(["dataset.root=x"] if name == "image_folder" else [])])
         model = OmegaConf.to_container(cfg.model, resolve=True)
         with torch.device("meta"):
             flow = build(model)
@@ -115,7 +109,7 @@ class TestFolder:
         )
         found = run("model.levels=1", *(o for o in DIGITS if "estimate" not in o), "compile=true")
         assert found["test"]["raw"] == pytest.approx(expected, abs=1e-3)
-        assert sizes[0]["forward"][0] == compose(*DIGITS).dataset.batch_size, (
+        assert sizes[0]["forward"][0] == compose("train", DIGITS).dataset.batch_size, (
             "what is compiled is what is trained on"
         )
 
@@ -214,7 +208,7 @@ class TestSettings:
         assert ours == theirs - given_by_the_program
 
     def test_the_paper_s_recipe(self) -> None:
-        cfg = compose("experiment=cifar10_paper")
+        cfg = compose("train", ["experiment=cifar10_paper"])
         model = {
             k: cfg.model[k] for k in ("depth", "width", "coupling", "permutation", "learned_top", "levels")
         }

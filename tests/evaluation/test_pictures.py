@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.errors import UsageError
-from glow.evaluation.pictures import density_picture, grid, sample_grid, save_picture, temperature_grid
+from glow.evaluation.pictures import grid, sample_grid, save_picture, temperature_grid
 from glow.flow import Flow
-from glow.models import glow, realnvp
+from glow.models import glow
 
 
 @pytest.fixture
@@ -47,23 +46,6 @@ def test_the_same_seed_gives_the_same_samples(flow: Flow) -> None:
     first, again = (sample_grid(flow, 9, 0.7, source()) for _ in range(2))
     assert torch.equal(first, again)
     assert first.shape == (3, 200, 200)
-
-
-def test_the_density_picture_shows_the_density() -> None:
-    """An untrained flow is a standard normal: its middle panel is brightest in the middle."""
-    flow = realnvp((2,))
-    data = torch.randn(500, 2)
-    picture = density_picture(flow, data, source()).float().mean(0).numpy()
-    panel = picture[40:-40, picture.shape[1] // 3 + 40 : 2 * picture.shape[1] // 3 - 10]
-    height, width = panel.shape
-    centre = panel[height // 2 - 10 : height // 2 + 10, width // 2 - 10 : width // 2 + 10].mean()
-    corner = panel[5:20, 5:20].mean()
-    assert centre > corner + 50
-
-
-def test_density_pictures_are_of_the_plane() -> None:
-    with pytest.raises(UsageError, match=r"needs a flow of shape \(2,\), got \(3,\)"):
-        density_picture(realnvp((3,)), torch.randn(5, 3), source())
 
 
 def test_a_saved_picture_is_the_picture(tmp_path: Path) -> None:

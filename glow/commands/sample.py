@@ -1,0 +1,400 @@
+"""``python sample.py``: what a trained flow draws, from noise and from real images."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, ListConfig
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from glow.commands.inputs import (
+    check_index,
+    dataset_config,
+    folder_pictures,
+    labels_for,
+    load_split,
+    open_saved,
+    picture_files,
+)
+from glow.data.base import Arrays
+from glow.errors import UsageError, check_choice, check_positive
+from glow.evaluation.completion import complete, parse_mask, trace_picture
+from glow.evaluation.latents import (
+    PATHS,
+    Decoded,
+    decode,
+    flatten,
+    interpolate,
+    redraw,
+    unflatten,
+)
+from glow.evaluation.pictures import grid, save_picture, temperature_grid
+from glow.flow import Flow
+from glow.saved import Saved
+from glow.seeds import generator
+
+FORMATS = ("png", "npy", "folder")
+STRIP = 10
+"""Images in a row of the strip that compares temperatures."""
+GROUP = 500
+"""At most this many images of a group give its mean latents."""
+
+
+def sample(cfg: DictConfig) -> dict[str, Any]:
+    """Draw as configured; pictures and ``MODE.json`` go to the run's ``samples``.
+
+    Args:
+        cfg: the composed ``conf/sample.yaml``.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        UsageError: a setting that cannot work.
+    """
+    check_choice("mode", cfg.mode, MODES)
+    check_choice("format", cfg.format, FORMATS)
+    check_choice("path", cfg.path, PATHS)
+    check_positive("seed", cfg.seed, integer=True, zero=True)
+    check_positive("n", cfg.n, integer=True)
+    check_positive("completions", cfg.completions, integer=True)
+    for key in ("batch_size", "steps"):
+        if cfg[key] is not None:
+            check_positive(key, cfg[key], integer=True)
+    saved, device = open_saved(cfg)
+    if cfg.export is not None:
+        return _export(cfg, saved)
+    session = Session(cfg, saved, saved.flow(cfg.weights).to(device))
+    if session.flow.dequantize is None and cfg.mode != "samples":
+        raise UsageError(f"mode={cfg.mode} needs a model of images, and this one is of points")
+    figures = MODES[cfg.mode](session)
+    report = {
+        "ckpt": str(saved.path),
+        "steps": saved.steps,
+        "weights": cfg.weights or saved.best,
+        "mode": cfg.mode,
+        "seed": cfg.seed,
+        "command": " ".join(["python", *sys.argv]),
+        **figures,
+        "files": [p.name for p in session.files],
+    }
+    path = session.folder / f"{cfg.mode}.json"
+    session.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"in {session.folder}: {', '.join([*report['files'], path.name])}")
+    return report
+
+
+def _export(cfg: DictConfig, saved: Saved) -> dict[str, Any]:
+    path = Path(cfg.export)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"export={path} must end in .safetensors")
+    saved.export(path, cfg.weights)
+    weights = cfg.weights or saved.best
+    print(f"wrote {path}: {weights} weights and the configuration; glow.load('{path}') reads it")
+    return {"ckpt": str(saved.path), "weights": weights, "files": [str(path)]}
+
+
+@dataclass
+class Session:
+    """One call of the command: the flow, its settings, and the files that it writes."""
+
+    cfg: DictConfig
+    saved: Saved
+    flow: Flow
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.cfg.out) if self.cfg.out else self.saved.folder / "samples"
+        self.files: list[Path] = []
+
+    @property
+    def levels(self) -> int:
+        """Grey levels."""
+        assert self.flow.dequantize is not None
+        return self.flow.dequantize.levels
+
+    @cached_property
+    def split(self) -> Arrays:
+        """The chosen split of the data that the checkpoint or the command line names."""
+        return load_split(
+            dataset_config(self.cfg.dataset, self.saved), self.cfg.split, self.flow, self.saved.seed
+        )[1]
+
+    def random(self, purpose: str) -> torch.Generator:
+        """Numbers that the seed decides."""
+        return generator("cpu", purpose, self.cfg.seed)
+
+    def temperatures(self, default: float) -> list[float]:
+        """``temperature`` as a list."""
+        given = self.cfg.temperature
+        values = [default] if given is None else list(given) if isinstance(given, ListConfig) else [given]
+        if not values:
+            raise UsageError("temperature is an empty list: give at least one")
+        for value in values:
+            check_positive("temperature", value)
+        return values
+
+    def temperature(self, default: float) -> float:
+        """``temperature`` where there can be only one."""
+        values = self.temperatures(default)
+        if len(values) > 1:
+            raise UsageError(f"mode={self.cfg.mode} takes one temperature, got {values}")
+        return values[0]
+
+    def labels(self, n: int) -> Tensor | None:
+        """Labels for ``n`` samples: the classes in turn, or what ``label`` says."""
+        label, classes = self.cfg.label, self.flow.classes
+        if not classes:
+            if label is not None:
+                raise UsageError(f"label={label} was given, but this model is not class-conditional")
+            return None
+        if label == "all":
+            return torch.arange(classes).repeat_interleave(-(-n // classes))
+        wanted = range(classes) if label is None else label if isinstance(label, ListConfig) else [label]
+        for value in wanted:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
+                raise UsageError(
+                    f"label must be from 0 to {classes - 1}, a list of these, or all; got {label}"
+                )
+        return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
+
+    def images(
+        self, default: Sequence[int], counts: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The real images of the settings, uint8 (N, C, H, W), and their labels for a class-conditional model."""
+        given = self.cfg.images
+        chosen = list(default) if given is None else list(given) if isinstance(given, ListConfig) else [given]
+        if not chosen or (counts and len(chosen) not in counts):
+            many = " or ".join(map(str, counts)) if counts else "at least one"
+            raise UsageError(f"mode={self.cfg.mode} takes {many} images, got images={chosen}")
+        if all(isinstance(c, str) for c in chosen):
+            y = self.labels(len(chosen)) if self.cfg.label is not None else None
+            return picture_files(chosen, self.flow), labels_for(self.flow, y, len(chosen), "pictures")
+        x, y = self.split
+        index = [check_index("images", c, len(x)) for c in chosen]
+        return x[index], labels_for(self.flow, None if y is None else y[index], len(index), "images")
+
+    def to_device(self, *tensors: Tensor | None) -> list[Tensor | None]:
+        """Where the flow is."""
+        return [None if t is None else t.to(self.flow.device) for t in tensors]
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
+        """Latents on the CPU."""
+        parts = zip(x.split(256), [None] * len(x) if y is None else y.split(256), strict=False)
+        encoded = [self.flow.encode(*self.to_device(a, b)) for a, b in parts]  # type: ignore[arg-type]
+        return [torch.cat(scale).cpu() for scale in zip(*encoded, strict=True)]
+
+    def decode(self, latents: Sequence[Tensor], y: Tensor | None, what: str = "samples") -> Decoded:
+        """With a bar if it takes long; tells what is wrong with the images."""
+        with tqdm(total=len(latents[0]), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
+            decoded = decode(self.flow, latents, y, self.cfg.batch_size, bar.update)
+        for wrong, indices in (
+            ("values that are not finite", decoded.not_finite),
+            ("one grey", decoded.one_grey),
+        ):
+            if indices:
+                print(
+                    f"warning: {len(indices)} of {len(decoded.images)} {what} have {wrong}: "
+                    f"{', '.join(map(str, indices[:10]))}{', ...' if len(indices) > 10 else ''}"
+                    + ("; drawn black. A lower temperature or training with model.min_scale=0.1 helps"
+                       if wrong.startswith("values") else "")
+                )  # fmt: skip
+        return decoded
+
+    def draw_grid(self, images: Tensor, name: str, columns: int) -> None:
+        """One picture of many images."""
+        self.keep(grid(images, self.levels, columns), name)
+
+    def keep(self, picture: Tensor, name: str) -> None:
+        """Write a picture."""
+        path = self.folder / f"{name}.png"
+        save_picture(picture, path)
+        self.files.append(path)
+
+
+def _wrong(decoded: Decoded) -> dict[str, Any]:
+    return {"not_finite": decoded.not_finite, "one_grey": decoded.one_grey}
+
+
+def draw_samples(session: Session) -> dict[str, Any]:
+    """``n`` samples at every temperature, from the same latents."""
+    cfg, flow = session.cfg, session.flow
+    temperatures = session.temperatures(0.7)
+    y = session.labels(cfg.n)
+    n = cfg.n if y is None else len(y)
+    latents = flow.draw(n, generator=session.random("samples"))
+    by_row = flow.classes and cfg.label == "all"
+    columns = n // flow.classes if by_row else math.ceil(math.sqrt(n))
+    figures: list[dict[str, Any]] = []
+    for temperature in temperatures:
+        decoded = session.decode([temperature * z for z in latents], y, f"samples at {temperature:g}")
+        _write_samples(session, decoded.images, f"samples_t{temperature:g}", columns)
+        figures.append({"temperature": temperature, "n": n, **_wrong(decoded)})
+    if len(temperatures) > 1 and flow.dequantize:
+        strip = temperature_grid(flow, temperatures, STRIP, session.random("samples"))
+        session.keep(strip, "temperature_strip")
+    for row in figures:
+        wrong = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
+        print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {wrong}")
+    return {"samples": figures, "labels": None if y is None else y.tolist()}
+
+
+def _write_samples(session: Session, images: Tensor, name: str, columns: int) -> None:
+    points = session.flow.dequantize is None
+    if session.cfg.format == "npy" or points:
+        path = session.folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, images.numpy())
+        session.files.append(path)
+    elif session.cfg.format == "folder":
+        folder = session.folder / name
+        shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
+        folder.mkdir(parents=True)
+        grey = (images.float() * (255 / (session.levels - 1))).round().byte()
+        for i, image in enumerate(grey):
+            Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
+        session.files.append(folder)
+    else:
+        session.draw_grid(images, name, columns)
+
+
+def draw_interpolation(session: Session) -> dict[str, Any]:
+    """Between two images as a strip, or four as a sheet."""
+    cfg, flow = session.cfg, session.flow
+    steps = cfg.steps or 9
+    if steps < 2:
+        raise UsageError(f"steps must be at least 2, the ends, got {steps}")
+    x, y = session.images([0, 1], (2, 4))
+    vectors = interpolate(flatten(session.encode(x, y)), steps, cfg.path)
+    if y is not None:  # a label changes in the middle of the way
+        half = (torch.arange(steps) * 2 >= steps).long()
+        y = y[half] if len(x) == 2 else y[(2 * half[:, None] + half).flatten()]
+    decoded = session.decode(unflatten(vectors, flow), y, "points")
+    session.draw_grid(decoded.images, "interpolate", steps)
+    return {"points": len(vectors), "path": cfg.path, **_wrong(decoded)}
+
+
+def draw_reconstructions(session: Session) -> dict[str, Any]:
+    """Real images, what comes back, and what is left when the finest scales are drawn anew."""
+    flow, temperature = session.flow, session.temperature(0.7)
+    x, y = session.images(range(8))
+    latents = session.encode(x, y)
+    rows, errors = [x], []
+    figures: dict[str, Any] = {}
+    for finest in range(len(latents) + 1):
+        decoded = session.decode(
+            redraw(latents, finest, temperature, session.random("redraw")), y, "reconstructions"
+        )
+        rows.append(decoded.images)
+        errors.append((decoded.images.int() - x.int()).abs().float())
+        if finest == 0:
+            figures = _wrong(decoded)
+    print(
+        f"largest error of {len(x)} reconstructions: {int(errors[0].max())} of {session.levels} grey levels"
+    )
+    print(f"left when the finest scales are drawn anew at temperature {temperature:g}:")
+    for finest, error in enumerate(errors):
+        share = sum(math.prod(s) for s in flow.latent_shapes[:finest]) / math.prod(flow.event_shape)
+        print(f"  {finest} scales, {share:4.0%} of the latents: mean error {error.mean():6.2f} grey levels")
+    session.draw_grid(torch.cat(rows), "reconstruct", len(x))
+    mean_error = [float(e.mean()) for e in errors]
+    return {"largest_error": int(errors[0].max()), "mean_error_by_scales_redrawn": mean_error, **figures}
+
+
+def draw_completions(session: Session) -> dict[str, Any]:
+    """Each image, the image with its hole, and several ways to fill it."""
+    cfg, flow = session.cfg, session.flow
+    temperature = session.temperature(1.0)
+    x, y = session.images([0])
+    missing = parse_mask(str(cfg.mask), flow.event_shape, session.random("mask"))
+    rows, figures = [], []
+    for i, image in enumerate(x):
+        label = None if y is None else y[i]
+        steps = {} if cfg.steps is None else {"steps": cfg.steps}
+        with tqdm(desc=f"image {i}", delay=2, disable=not sys.stderr.isatty()) as bar:
+            completion = complete(
+                flow, image, missing, n=cfg.completions, temperature=temperature, y=label,
+                generator=generator("cpu", "complete", cfg.seed, i), progress=bar.update, **steps,
+            )  # fmt: skip
+        hole = image.masked_fill(missing, session.levels // 2)
+        rows += [image[None], hole[None], completion.images.cpu()]
+        session.keep(trace_picture(completion), f"complete_trace_{i}" if len(x) > 1 else "complete_trace")
+        figures.append(completion.figures())
+        print(
+            f"image {i}: {int(missing.sum())} of {missing.numel()} pixels missing; seen ones were off by "
+            f"{completion.misfit.mean():.1f} grey levels before they were set; "
+            f"{', '.join(f'{b:.2f}' for b in completion.trace[-1])} bits/dim"
+        )
+    session.draw_grid(torch.cat(rows), "complete", 2 + cfg.completions)
+    return {"mask": str(cfg.mask), "missing_pixels": int(missing.sum()), "completions": figures}
+
+
+def draw_manipulation(session: Session) -> dict[str, Any]:
+    """Images moved along the difference of two groups' mean latents (Kingma & Dhariwal 2018, section 6.1)."""
+    cfg, flow = session.cfg, session.flow
+    if cfg.groups is None or len(cfg.groups) != 2:
+        raise UsageError("groups must be two classes, groups=[0,9], or two folders of pictures")
+    strengths = list(cfg.strengths)
+    for value in strengths:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UsageError(f"strengths must be numbers, got {value!r}")
+    means, counts = [], []
+    for group in cfg.groups:
+        members, labels = _group(session, group)
+        means.append(flatten(session.encode(members, labels)).mean(0))
+        counts.append(len(members))
+    direction = means[1] - means[0]
+    x, y = session.images(range(6))
+    vectors = flatten(session.encode(x, y))
+    moved = torch.cat([v + s * direction for v in vectors for s in torch.tensor(strengths)[:, None]]).view(
+        -1, vectors.shape[1]
+    )
+    y = None if y is None else y.repeat_interleave(len(strengths))
+    decoded = session.decode(unflatten(moved, flow), y, "images")
+    session.draw_grid(decoded.images, "manipulate", len(strengths))
+    print(
+        f"from {cfg.groups[0]} ({counts[0]} images) to {cfg.groups[1]} ({counts[1]}), strengths {strengths}"
+    )
+    return {
+        "groups": list(cfg.groups), "group_sizes": counts, "strengths": strengths,
+        "distance": float(direction.norm()), **_wrong(decoded),
+    }  # fmt: skip
+
+
+def _group(session: Session, group: object) -> tuple[Tensor, Tensor | None]:
+    if isinstance(group, str):
+        x = folder_pictures(group, session.flow, GROUP)
+        y = session.labels(len(x)) if session.cfg.label is not None else None
+        return x, labels_for(session.flow, y, len(x), "the pictures of groups")
+    x, y = session.split
+    if y is None:
+        raise UsageError("groups: the data has no labels; give two folders of pictures")
+    if isinstance(group, bool) or not isinstance(group, int) or not (y == group).any():
+        raise UsageError(f"groups: {group!r} is none of the labels {y.unique().tolist()}")
+    chosen = (y == group).nonzero().flatten()[:GROUP]
+    return x[chosen], labels_for(session.flow, y[chosen], len(chosen), "groups")
+
+
+MODES: dict[str, Callable[[Session], dict[str, Any]]] = {
+    "samples": draw_samples,
+    "interpolate": draw_interpolation,
+    "reconstruct": draw_reconstructions,
+    "complete": draw_completions,
+    "manipulate": draw_manipulation,
+}
+"""What ``mode`` may be."""
+
+__all__ = ["MODES", "sample"]

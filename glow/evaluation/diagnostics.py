@@ -1,0 +1,603 @@
+"""Whether a trained flow is in order: its latents, where its bits come from, and what inverting it loses.
+
+``diagnose`` measures, ``findings`` says in words what looks wrong, ``diagnostics_picture`` draws.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from glow.bijections import (
+    ActNorm,
+    AffineCoupling,
+    Composition,
+    Coupling,
+    GaussianPrior,
+    GlowLevel,
+    GlowStep,
+    InvertibleConv1x1,
+    MultiScale,
+    Permutation,
+    Squeeze,
+)
+from glow.bijections.base import sum_event
+from glow.errors import UsageError, check_positive
+from glow.flow import LOG_2_PI, Flow
+from glow.seeds import generator
+
+LEVELS = np.arange(1, 100) / 100
+"""The levels of the quantiles in a report, 0.01 .. 0.99."""
+
+_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "actnorm": (ActNorm,),
+    "mixing": (InvertibleConv1x1, Permutation, Squeeze),
+    "coupling": (Coupling,),
+    "prior": (GaussianPrior,),
+}
+
+
+@torch.no_grad()
+@np.errstate(all="ignore")  # what is not finite is reported
+def diagnose(
+    flow: Flow, x: Tensor, y: Tensor | None = None, *, seed: int = 0, batch_size: int = 64
+) -> dict[str, Any]:
+    """Measure a flow on data that it was not trained on. The flow stays as it is, whatever happens.
+
+    The flow is taken apart into its elementary steps, in evaluation mode and the precision of its
+    parameters. The report holds numbers, strings and lists only, None for what is not finite:
+
+    - ``examples``, ``dimensions`` (of one example), ``dtype``, ``unit`` (``bits/dim`` of integers, else ``nats``);
+    - ``latents``, per scale, finest first: ``shape``, ``dimensions`` D, the share of ``finite`` ones; of all
+      coordinates ``mean``, ``sd``, ``skewness``, ``excess_kurtosis``, the Kolmogorov-Smirnov distance ``ks`` to N(0, 1)
+      and 99 ``quantiles``; of the examples' ``squared_norm`` the ``mean`` / D, the ``sd`` / sqrt(2 D), ``ks``,
+      ``quantiles`` and those of ``chi_square`` with D degrees of freedom. Integers are dequantized with uniform noise,
+      for which the density was trained;
+    - ``bits``: ``total``, its ``standard_error`` over examples, what ``log_prob`` of the whole flow says, and ``table``,
+      per scale the share of each kind of step: ``level correction`` (on the finest scale), ``actnorm``, ``mixing`` (1x1
+      convolutions, permutations, squeezes), ``coupling``, ``prior`` (normal density of the latents and
+      log-determinants of learned priors), and ``other: CLASS``. All in ``unit``, negative where a step lowers it;
+    - ``round_trip``: the ``steps`` by name, the ``scale`` of each, and the ``largest`` and ``median`` |difference| between a
+      step's input and what inverting from the latents finds there, the data's first (the median over examples of each
+      one's median); ``data_sd``; ``lost``, the share of grey levels that do not come back, None for vectors;
+    - ``scales``: the ``smallest`` and ``largest`` scale of affine couplings, and both per level as ``levels`` with
+      [smallest, largest] of every ``steps``; None without such couplings;
+    - ``conditions``: per level the condition numbers of its 1x1 convolutions (2-norm); None without any.
+
+    Args:
+        flow: any flow; what is neither a ``MultiScale``, a ``GlowLevel`` nor a ``Composition`` counts as one step.
+        x: held-out data (N, *event_shape), a few hundred or more.
+        y: labels (N,) of a class-conditional flow.
+        seed: decides the dequantization noise, which does not depend on ``batch_size``.
+        batch_size: examples computed at a time; the inputs of all steps are kept for that many.
+
+    Raises:
+        UsageError: there is no data, or the flow does not accept it (see ``Flow.log_prob``).
+    """
+    check_positive("batch_size", batch_size, integer=True)
+    if not len(x):
+        raise UsageError("x has no examples: a diagnosis needs some")
+    # The same tensors in other modules: hooks, modes and records of the copy do not touch the flow.
+    flow = copy.deepcopy(flow, {id(t): t for t in (*flow.parameters(), *flow.buffers())}).eval()
+    steps, scales = list(_steps_of(flow)), len(flow.latent_shapes)
+    noise = torch.rand(x.shape, generator=generator("cpu", "diagnose", seed), dtype=flow.dtype)
+    traces = []
+    for i in range(0, len(x), batch_size):
+        batch, u = (t[i : i + batch_size].to(flow.device) for t in (x, noise))
+        labels = None if y is None else y[i : i + batch_size].to(flow.device)
+        traces.append(_trace(flow, steps, batch, labels, u))
+
+    def all_of(field: str) -> np.ndarray:  # examples are in the last dimension
+        return torch.cat([getattr(t, field) for t in traces], dim=-1).cpu().double().numpy()
+
+    per_unit = -1.0 / (math.prod(flow.event_shape) * math.log(2) if flow.dequantize else 1.0)
+    log_prob, log_dets = all_of("log_prob") * per_unit, all_of("log_dets").mean(1) * per_unit
+    kinds = list(dict.fromkeys(("level correction", *_KINDS, *(s.kind for s in steps))))
+    table: list[dict[str, float]] = [dict.fromkeys(kinds, 0.0) for _ in range(scales)]
+    table[0]["level correction"] += log_dets[0]
+    for step, value in zip(steps, log_dets[1:], strict=False):
+        table[step.scale][step.kind] += value
+    for row, value in zip(table, log_dets[1 + len(steps) :], strict=True):
+        row["prior"] += value
+    latents = [
+        torch.cat(parts).cpu().double().numpy() for parts in zip(*(t.latents for t in traces), strict=True)
+    ]
+    report = {
+        "examples": len(x),
+        "dimensions": math.prod(flow.event_shape),
+        "dtype": str(flow.dtype).removeprefix("torch."),
+        "unit": "bits/dim" if flow.dequantize else "nats",
+        "latents": [
+            {"shape": shape, **_latent_statistics(z)}
+            for shape, z in zip(flow.latent_shapes, latents, strict=True)
+        ],
+        "bits": {
+            "total": log_dets.sum(),
+            "standard_error": log_prob.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else None,
+            "log_prob": log_prob.mean(),
+            "table": table,
+        },
+        "round_trip": {
+            "steps": [s.name for s in steps],
+            "scale": [s.scale for s in steps],
+            "largest": all_of("largest").max(1),
+            "median": np.median(all_of("median"), axis=1),
+            "data_sd": all_of("data").std(),
+            "lost": all_of("lost").mean() if flow.dequantize else None,
+        },
+        "scales": _scales(steps, torch.stack([t.extremes for t in traces]), scales),
+        "conditions": _conditions(steps, scales),
+    }
+    return _jsonable(report)
+
+
+class _Step:
+    """An elementary step of a flow: a bijection and its place."""
+
+    def __init__(
+        self, bijection: nn.Module, scale: int, where: str, labelled: bool, splits: bool = False
+    ) -> None:
+        self.bijection: Any = bijection
+        self.scale = scale
+        named = [kind for kind, classes in _KINDS.items() if isinstance(bijection, classes)]
+        self.kind = named[0] if named else f"other: {type(bijection).__name__}"
+        self.name = f"{where}, {self.kind}".removeprefix(", ")
+        self.labelled = labelled
+        self.splits = splits
+        self._heard: Tensor | None = None
+        if isinstance(bijection, AffineCoupling):
+            bijection.network.register_forward_hook(self._hear)
+
+    def _hear(self, network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._heard = output
+
+    def forward(self, x: Tensor, y: Tensor | None, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What goes on, and the log-det (B,); the half that leaves is added to ``latents``."""
+        if not self.splits:
+            return self.bijection(x, y if self.labelled else None)
+        x, leaving = x.chunk(2, dim=1)
+        latent, log_det = self.bijection(leaving, x)
+        latents.append(latent)
+        return x, log_det
+
+    def inverse(self, z: Tensor, y: Tensor | None, latents: list[Tensor]) -> Tensor:
+        """The input of ``forward`` again; NaN for a singular matrix."""
+        if self.splits:
+            return torch.cat((z, self.bijection.inverse(latents.pop(), z)[0]), dim=1)
+        return self.bijection.inverse(z, y if self.labelled else None)[0]
+
+    def extremes(self, x: Tensor) -> Tensor:
+        """The smallest and the largest scale that ``forward`` just used (2,), in x's dtype; NaN without any."""
+        if self._heard is None:
+            return x.new_full((2,), torch.nan)
+        _, log_scale = self.bijection._parameters_from(self._heard.to(x.dtype))
+        return torch.stack(log_scale.aminmax()).exp()
+
+
+def _steps_of(flow: Flow) -> Iterator[_Step]:
+    f = flow.bijection
+    if not isinstance(f, MultiScale):
+        yield from _walk(f, 0, "", True)
+        return
+    for i, level in enumerate(f.levels):
+        where = f"level {i + 1}"
+        yield from _walk(level, i, where, False)
+        if i < len(f.splits):
+            yield _Step(f.splits[i], i, where, labelled=False, splits=True)
+    yield _Step(f.top, len(f.levels) - 1, where, labelled=True)
+
+
+def _walk(f: nn.Module, scale: int, where: str, labelled: bool) -> Iterator[_Step]:
+    if isinstance(f, GlowLevel):
+        yield _Step(f.squeeze, scale, where, labelled=False)
+        for k, step in enumerate(f.unstack()):
+            yield from _walk(step, scale, f"{where}, step {k + 1}".removeprefix(", "), False)
+    elif isinstance(f, Composition):
+        for k, part in enumerate(f.steps):
+            inside = where if isinstance(f, GlowStep) else f"{where}, step {k + 1}".removeprefix(", ")
+            yield from _walk(part, scale, inside, labelled)
+    else:
+        yield _Step(f, scale, where, labelled)
+
+
+class _Trace(NamedTuple):
+    """What a batch of B examples says; T steps, S scales."""
+
+    log_prob: Tensor  # (B,)
+    log_dets: Tensor  # (1 + T + S, B): level correction, steps, normal densities
+    latents: list[Tensor]  # S of (B, D)
+    largest: Tensor  # (T, B)
+    median: Tensor  # (T, B)
+    data: Tensor  # (D, B), as the flow takes it
+    lost: Tensor  # (D, B)
+    extremes: Tensor  # (T, 2)
+
+
+def _trace(flow: Flow, steps: Sequence[_Step], x: Tensor, y: Tensor | None, noise: Tensor) -> _Trace:
+    log_prob = flow.log_prob(x if flow.dequantize else x.to(flow.dtype), y, noise)  # checks x and y, too
+    if flow.dequantize:
+        data, correction = flow.dequantize(x, noise=noise)
+    else:
+        data = x.to(flow.dtype)
+        correction = data.new_zeros(len(x))
+    z, inputs, log_dets, extremes = data, [], [correction], []
+    latents: list[Tensor] = []
+    for step in steps:
+        inputs.append(z)
+        z, log_det = step.forward(z, y, latents)
+        log_dets.append(log_det)
+        extremes.append(step.extremes(z))
+    latents.append(z)
+    waiting, errors = latents[:-1], []
+    for step, known in zip(reversed(steps), reversed(inputs), strict=True):
+        try:
+            z = step.inverse(z, y, waiting)
+        except torch.linalg.LinAlgError:
+            z = torch.full_like(known, torch.nan)
+        errors.append((z - known).abs().nan_to_num(nan=torch.inf).flatten(1))
+    lost = torch.zeros_like(data)
+    if flow.dequantize:
+        level = (z + 0.5) * flow.dequantize.levels  # NaN is no level; Dequantize.inverse would warn of it
+        lost = (level.floor().clamp(0, flow.dequantize.levels - 1) != x).to(data.dtype)
+    return _Trace(
+        log_prob,
+        torch.stack([*log_dets, *(-sum_event(0.5 * (z * z + LOG_2_PI)) for z in latents)]),
+        [z.flatten(1) for z in latents],
+        torch.stack([e.amax(1) for e in reversed(errors)]),
+        torch.stack([e.median(1).values for e in reversed(errors)]),
+        data.flatten(1).T,
+        lost.flatten(1).T,
+        torch.stack(extremes),
+    )
+
+
+def _latent_statistics(z: np.ndarray) -> dict[str, Any]:
+    """Of latents (N, D) in float64."""
+    n, d = z.shape
+    norms = {"mean": None, "sd": None, "ks": None, "quantiles": [None] * len(LEVELS)}
+    found = {
+        "dimensions": d,
+        "finite": (np.abs(z) < 1e100).mean(),  # larger ones have no finite squares
+        "skewness": None,
+        "excess_kurtosis": None,
+        **norms,
+    }
+    if found["finite"] == 1:
+        values, squared = z.ravel(), (z * z).sum(1)
+        found |= _of(values, stats.norm)
+        if sd := values.std():
+            standard = (values - values.mean()) / sd
+            found |= {"skewness": (standard**3).mean(), "excess_kurtosis": (standard**4).mean() - 3}
+        norms = _of(squared, stats.chi2(d))
+        norms |= {
+            "mean": squared.mean() / d,
+            "sd": squared.std(ddof=1) / math.sqrt(2 * d) if n > 1 else None,
+        }
+    return {**found, "squared_norm": {**norms, "chi_square": stats.chi2.ppf(LEVELS, d)}}
+
+
+def _of(values: np.ndarray, expected: Any) -> dict[str, Any]:
+    return {
+        "mean": values.mean(),
+        "sd": values.std(),
+        "ks": stats.ks_1samp(values, expected.cdf, method="asymp").statistic,
+        "quantiles": np.quantile(values, LEVELS),
+    }
+
+
+def _scales(steps: Sequence[_Step], extremes: Tensor, scales: int) -> dict[str, Any] | None:
+    """From the extremes (batches, T, 2)."""
+    low, high = extremes[..., 0].amin(0).tolist(), extremes[..., 1].amax(0).tolist()
+    pairs: list[list[list[float]]] = [[] for _ in range(scales)]
+    for step, pair in zip(steps, zip(low, high, strict=True), strict=True):
+        if isinstance(step.bijection, AffineCoupling):
+            pairs[step.scale].append(list(pair))
+    every = [pair for level in pairs for pair in level]
+    return (
+        {**_range(every), "levels": [{**_range(level), "steps": level} for level in pairs]} if every else None
+    )
+
+
+def _range(pairs: Sequence[Sequence[float]]) -> dict[str, float | None]:
+    if not pairs:
+        return {"smallest": None, "largest": None}
+    return {"smallest": float(np.min(pairs)), "largest": float(np.max(pairs))}  # NaN, if there is one
+
+
+def _conditions(steps: Sequence[_Step], scales: int) -> list[list[float]] | None:
+    conditions: list[list[float]] = [[] for _ in range(scales)]
+    for step in steps:
+        if isinstance(step.bijection, InvertibleConv1x1):
+            weight = step.bijection.weight().cpu().double()
+            conditions[step.scale].append(
+                float(torch.linalg.cond(weight)) if weight.isfinite().all() else math.inf
+            )
+    return conditions if any(conditions) else None
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+class Threshold(NamedTuple):
+    """From where on a figure is worth a line."""
+
+    value: float
+    meaning: str
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    "mean": Threshold(0.15, "Mean of a scale's latents; their standard deviation should be one."),
+    "width": Threshold(0.15, "Standard deviation of a scale's latents, less one."),
+    "skewness": Threshold(0.5, "Skewness of a scale's latents; an exponential's is 2."),
+    "excess_kurtosis": Threshold(
+        1.0, "Excess kurtosis of a scale's latents; a Laplace's is 3, a uniform's -1.2."
+    ),
+    "ks": Threshold(0.05, "Kolmogorov-Smirnov distance of a scale's latents, a difference of probabilities."),
+    "norm_spread": Threshold(
+        1.5, "sd of squared norms over chi-square's and over the latents' variance, less one."
+    ),
+    "norm_ks": Threshold(0.25, "Kolmogorov-Smirnov distance of squared norms; coordinates may be dependent."),
+    "agreement": Threshold(
+        1e-3, "Steps one by one against the whole flow, relative to bits/dim or nats above one."
+    ),
+    "round_trip": Threshold(
+        0.01, "Largest error of inverting, at the data, in standard deviations of the data."
+    ),
+    "lost": Threshold(0.01, "Share of grey levels that do not come back, from anywhere in their bins."),
+    "smallest_scale": Threshold(
+        1e-3, "Smallest coupling scale; inverting multiplies errors by its reciprocal."
+    ),
+    "largest_scale": Threshold(1e3, "Largest coupling scale; evaluating multiplies errors by it."),
+    "condition": Threshold(
+        1e3, "Condition number of a 1x1 convolution; float32 has seven digits, this takes three."
+    ),
+}
+"""What ``findings`` takes for wrong: sizes of effects. Few examples must miss by more (see ``findings``)."""
+
+_SIGMAS = 4.0
+"""Standard errors that a figure may be off by chance."""
+
+
+def findings(report: dict[str, Any]) -> list[str]:
+    """What looks wrong in a report of ``diagnose``, one line each with the figure and the settings to turn.
+
+    A figure is named when it misses what it should be by more than its threshold, and by more than four
+    standard errors of what an exact flow would give on as many examples. An empty list: nothing is.
+    """
+    images = report["unit"] == "bits/dim"
+    larger = f"raise trainer.max_epochs or {'model.depth or model.width' if images else 'model.layers or model.hidden'}"
+    calmer = "lower optimizer.lr, lengthen optimizer.warmup_epochs or set trainer.gradient_clip_val"
+    bounded = f"raise model.min_scale, {calmer}" if images else calmer
+    lines = []
+    for k, latents in enumerate(report["latents"]):
+        where = f"the latents of scale {k + 1} of {len(report['latents'])}"
+        if latents["finite"] < 1:
+            lines.append(f"{1 - latents['finite']:.2%} of {where} are not finite: {calmer}")
+        else:
+            lines += [f"{where} {what}" for what in _about_latents(latents, report["examples"], larger)]
+    lines += _about_bits(report["bits"], report["unit"], calmer)
+    lines += _about_round_trip(report["round_trip"], bounded)
+    if scales := report["scales"]:
+        low, high = scales["smallest"], scales["largest"]
+        if low is None or low < THRESHOLDS["smallest_scale"].value:
+            at = next(k for k, v in enumerate(scales["levels"]) if v["steps"] and v["smallest"] == low)
+            lines.append(f"couplings scale by as little as {_number(low)} (level {at + 1}): {bounded}")
+        if high is None or high > THRESHOLDS["largest_scale"].value:
+            at = next(k for k, v in enumerate(scales["levels"]) if v["steps"] and v["largest"] == high)
+            lines.append(f"couplings scale by as much as {_number(high)} (level {at + 1}): {calmer}")
+    limit = THRESHOLDS["condition"].value
+    for k, level in enumerate(report["conditions"] or []):
+        numbers = [math.inf if c is None else c for c in level]
+        if bad := sum(c > limit for c in numbers):
+            lines.append(
+                f"the 1x1 convolution {numbers.index(max(numbers)) + 1} of level {k + 1} is nearly singular, condition "
+                f"number {max(numbers):.3g} ({bad} of {len(level)} are beyond {limit:g}): {calmer}, or set "
+                "model.permutation=shuffle, which cannot be"
+            )
+    return lines
+
+
+def _about_latents(latents: dict[str, Any], examples: int, larger: str) -> Iterator[str]:
+    d, norms = latents["dimensions"], latents["squared_norm"]
+    n = examples * d
+    mean, sd, skewness, kurtosis = (latents[k] for k in ("mean", "sd", "skewness", "excess_kurtosis"))
+    clean = True
+    if _beyond("mean", mean, 1 / math.sqrt(n)):
+        clean = False
+        yield f"are too {'high' if mean > 0 else 'low'} by {abs(mean):.3g}: {larger}"
+    if _beyond("width", sd - 1, 1 / math.sqrt(2 * n)):
+        clean = False
+        if sd > 1:
+            yield (
+                f"are too wide by a factor of {sd:.3g}: new data surprises the flow. If the training loss is "
+                "lower, lower trainer.max_epochs or set optimizer=adamw; if not, lower optimizer.lr"
+            )
+        else:
+            factor = 1 / sd if sd else math.inf
+            yield f"are too narrow by a factor of {factor:.3g}: the flow spends density where nothing is; {larger}"
+    if skewness is not None and _beyond("skewness", skewness, math.sqrt(6 / n)):
+        clean = False
+        yield f"are lopsided, skewness {skewness:.3g}: {larger}"
+    # Twice its standard error: in small samples kurtosis itself has a long tail.
+    if kurtosis is not None and _beyond("excess_kurtosis", kurtosis, 2 * math.sqrt(24 / n)):
+        clean = False
+        yield (
+            f"have {'heavy' if kurtosis > 0 else 'light'} tails, excess kurtosis {kurtosis:.3g}: {larger}; lower "
+            "trainer.max_epochs if the training loss is much lower"
+        )
+    if examples >= 10 and sd:  # fewer have no spread worth the name
+        spread = norms["sd"] / sd**2
+        error = 0.5 * math.sqrt(2 / (examples - 1) + 12 / n)  # chi-square's excess kurtosis is 12 / D
+        if _beyond("norm_spread", spread - 1, error):
+            clean = False
+            yield (
+                f"have squared norms that spread {spread:.3g} times as much as chi-square's: some examples fit far "
+                f"worse than others; {larger}, and look at those examples"
+            )
+    # Four times 0.56 / sqrt(n) is the 0.9999 quantile of Kolmogorov's distribution.
+    if clean and _beyond("ks", latents["ks"], 0.56 / math.sqrt(n)):
+        yield f"are not normal, Kolmogorov-Smirnov distance {latents['ks']:.3g}: {larger}"
+    elif clean and _beyond("norm_ks", norms["ks"], 0.56 / math.sqrt(examples)):
+        yield f"have squared norms {norms['ks']:.3g} from chi-square's (Kolmogorov-Smirnov distance): {larger}"
+
+
+def _about_bits(bits: dict[str, Any], unit: str, calmer: str) -> Iterator[str]:
+    total, together = bits["total"], bits["log_prob"]
+    if total is None or together is None:
+        yield f"the mean {unit} is not finite: {calmer}"
+    elif _beyond("agreement", (total - together) / max(1.0, abs(together))):
+        yield (
+            f"the steps one by one give {total:.4f} {unit}, the whole flow {together:.4f}, and should agree: compare "
+            "with trainer.precision=64-true and compile=false; if these agree it is precision, else a mistake in the code"
+        )
+
+
+def _about_round_trip(trip: dict[str, Any], bounded: str) -> Iterator[str]:
+    limit = THRESHOLDS["round_trip"].value * (trip["data_sd"] or 0.0)
+    errors = [math.inf if e is None else e for e in trip["largest"]]
+    if errors[0] > limit:
+        first = max(i for i, e in enumerate(errors) if e > limit)
+        yield (
+            f"inverting from the latents misses the data by up to {errors[0]:.3g} (sd of the data "
+            f"{_number(trip['data_sd'])}) and goes wrong at {trip['steps'][first]}: {bounded}"
+        )
+    if trip["lost"] is not None and _beyond("lost", trip["lost"]):
+        yield f"{trip['lost']:.1%} of the grey levels do not come back from their latents: {bounded}"
+
+
+def _beyond(name: str, difference: float, standard_error: float = 0.0) -> bool:
+    return abs(difference) > max(THRESHOLDS[name].value, _SIGMAS * standard_error)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"
+
+
+def diagnostics_picture(report: dict[str, Any]) -> Tensor:
+    """A report of ``diagnose`` as one picture: uint8 (3, height, width).
+
+    Per scale the quantiles of latents against a normal's and those of squared norms against chi-square's; then
+    bits/dim by scale and kind of step, the round trip's error by depth, the scales of affine couplings and the
+    condition numbers of 1x1 convolutions, where there are any. Depth counts from the data; dotted lines part levels.
+    """
+    # Not pyplot: no global state, and no window system to choose a back end for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n = len(report["latents"])
+    rows = 1 if n <= 2 else 2  # both kinds of quantiles side by side while there is room
+    last = [_draw_bits, _draw_round_trip]
+    last += [_draw_scales] if report["scales"] else []
+    last += [_draw_conditions] if report["conditions"] else []
+    figure = Figure(figsize=(max(14.0, 2.8 * n), 3.4 * (rows + 1)), dpi=80, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    bits, error = report["bits"], report["bits"]["standard_error"]
+    figure.suptitle(
+        f"{_number(bits['total'])} ± {_number(error)} {report['unit']} on {report['examples']} held-out examples, "
+        f"{report['dtype']}"
+    )
+    parts: Any = figure.subfigures(2, 1, height_ratios=(rows, 1))
+    axes = parts[0].subplots(rows, 2 * n // rows, squeeze=False).ravel()
+    for k, latents in enumerate(report["latents"]):
+        _draw_quantiles(axes[k], axes[k + n], latents, f"scale {k + 1}")
+    for axis, draw in zip(parts[1].subplots(1, len(last)), last, strict=True):
+        draw(axis, report)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+
+
+def _draw_quantiles(plain: Any, squared: Any, latents: dict[str, Any], name: str) -> None:
+    norms, d = latents["squared_norm"], latents["dimensions"]
+    for axis, expected, found in (
+        (plain, stats.norm.ppf(LEVELS), _array(latents["quantiles"])),
+        (squared, _array(norms["chi_square"]) / d, _array(norms["quantiles"]) / d),
+    ):
+        axis.plot(expected, expected, color="grey", linewidth=1)
+        axis.plot(expected, found, ".", markersize=4)
+    plain.set_title(f"{name}: mean {_number(latents['mean'])}, sd {_number(latents['sd'])}", fontsize=10)
+    plain.set(xlabel="normal quantile", ylabel="latents")
+    squared.set_title(f"{name}: {_number(norms['sd'])} of chi-square's sd", fontsize=10)
+    squared.set(xlabel="chi-square quantile / D", ylabel="squared norms / D")
+
+
+def _draw_bits(axis: Any, report: dict[str, Any]) -> None:
+    table = report["bits"]["table"]
+    kinds = list(table[0])
+    height = 0.8 / len(table)
+    for k, row in enumerate(table):
+        places = np.arange(len(kinds)) + (k - (len(table) - 1) / 2) * height
+        axis.barh(places, _array(list(row.values())), height, label=f"scale {k + 1}")
+    axis.set_yticks(range(len(kinds)), kinds)
+    axis.invert_yaxis()
+    axis.axvline(0, color="grey", linewidth=1)
+    axis.legend(fontsize=8)
+    axis.set_title(f"where the {report['unit']} come from", fontsize=10)
+    axis.set(xlabel=report["unit"])
+
+
+def _draw_round_trip(axis: Any, report: dict[str, Any]) -> None:
+    trip = report["round_trip"]
+    lost = "" if trip["lost"] is None else f", {trip['lost']:.2%} of levels lost"
+    _draw_logarithmic(axis, {"largest": trip["largest"], "median": trip["median"]}, trip["scale"])
+    axis.set_title(f"round trip{lost}", fontsize=10)
+    axis.set(xlabel="depth (steps from the data)", ylabel="|difference|")
+
+
+def _draw_scales(axis: Any, report: dict[str, Any]) -> None:
+    levels = [level["steps"] for level in report["scales"]["levels"]]
+    low, high = zip(*(pair for level in levels for pair in level), strict=True)
+    _draw_logarithmic(axis, {"largest": high, "smallest": low}, _level_of_each(levels), marker=".")
+    axis.set_title("scales of affine couplings", fontsize=10)
+    axis.set(xlabel="coupling", ylabel="scale")
+
+
+def _draw_conditions(axis: Any, report: dict[str, Any]) -> None:
+    levels = report["conditions"]
+    _draw_logarithmic(axis, {"": [c for level in levels for c in level]}, _level_of_each(levels), marker=".")
+    axis.set_title("1x1 convolutions", fontsize=10)
+    axis.set(xlabel="convolution", ylabel="condition number")
+
+
+def _level_of_each(levels: Sequence[Sequence[Any]]) -> list[int]:
+    return [k for k, level in enumerate(levels) for _ in level]
+
+
+def _draw_logarithmic(
+    axis: Any, series: dict[str, Sequence[float | None]], scale: list[int], marker: str = ""
+) -> None:
+    """Series over depth; what is zero or not finite leaves a gap."""
+    for name, values in series.items():
+        found = _array(values)
+        axis.plot(
+            np.arange(len(found)),
+            np.where(found > 0, found, np.nan),
+            marker=marker,
+            linewidth=1.2,
+            label=name,
+        )
+    known = [v for values in series.values() for v in values if v]
+    if known and max(known) > 10 * min(known):
+        axis.set_yscale("log")
+    for i in range(1, len(scale)):
+        if scale[i] != scale[i - 1]:
+            axis.axvline(i - 0.5, color="grey", linestyle=":", linewidth=1)
+    if len(series) > 1:
+        axis.legend(fontsize=8)
+
+
+def _array(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([math.nan if v is None else v for v in values])

@@ -1,0 +1,139 @@
+"""What can be done with latents: decode many, walk between them, redraw some, move along a direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from glow.flow import Flow
+
+CPU_BATCH = 256
+"""Images that are decoded at once on a CPU, where more are no faster."""
+
+Latents = list[Tensor]
+"""As ``Flow.encode`` gives them: one tensor (B, ...) per scale, finest first."""
+
+
+class Decoded(NamedTuple):
+    """Images, uint8 (N, C, H, W), or points (N, D), and what is wrong with them."""
+
+    images: Tensor
+    not_finite: list[int]
+    """Indices of those with values that are not finite; such pixels are black."""
+    one_grey: list[int]
+    """Indices of images that have one value everywhere."""
+
+
+@torch.no_grad()
+def decode(
+    flow: Flow,
+    latents: Sequence[Tensor],
+    y: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Decoded:
+    """Decode latents in batches; when memory does not suffice, in ever smaller ones.
+
+    Args:
+        flow: in evaluation mode.
+        latents: one tensor (N, ...) per scale, on any device.
+        y: labels (N,) of a class-conditional flow.
+        batch_size: to begin with; None for all at once on a GPU, ``CPU_BATCH`` on a CPU.
+        progress: is told how many more were done.
+    """
+    n = len(latents[0])
+    size = batch_size or (min(n, CPU_BATCH) if flow.device.type == "cpu" else n)
+    images: list[Tensor] = []
+    finite: list[Tensor] = []
+    done = 0
+    while done < n:
+        part = slice(done, done + size)
+        try:
+            x = flow.generate(
+                [z[part].to(flow.device, flow.dtype) for z in latents],
+                None if y is None else y[part].to(flow.device),
+            )
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = size // 2
+            torch.cuda.empty_cache()
+            continue
+        finite.append(torch.isfinite(x).flatten(1).all(1).cpu())
+        if flow.dequantize:
+            x, _ = flow.dequantize.inverse(torch.nan_to_num(x, nan=-0.5, posinf=-0.5, neginf=-0.5))
+        images.append(x.cpu())
+        done += len(x)
+        if progress:
+            progress(len(x))
+    result, good = torch.cat(images), torch.cat(finite)
+    flat = result.flatten(1)
+    grey = flat.amin(1) == flat.amax(1) if flow.dequantize else torch.zeros_like(good)
+    return Decoded(result, (~good).nonzero().flatten().tolist(), (grey & good).nonzero().flatten().tolist())
+
+
+def flatten(latents: Sequence[Tensor]) -> Tensor:
+    """One vector per element: (B, D)."""
+    return torch.cat([z.flatten(1) for z in latents], dim=1)
+
+
+def unflatten(vectors: Tensor, flow: Flow) -> Latents:
+    """The inverse of ``flatten``."""
+    parts = vectors.split([math.prod(s) for s in flow.latent_shapes], dim=1)
+    return [z.view(-1, *s) for z, s in zip(parts, flow.latent_shapes, strict=True)]
+
+
+def line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Straight from a to b, both (..., D), at t (T,): (T, ..., D)."""
+    t = t.view(-1, *[1] * a.dim())
+    return (1 - t) * a + t * b
+
+
+def great_circle(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    r"""From a to b, both (..., D), at t (T,), along the great circle between their directions: (T, ..., D).
+
+    .. math:: \frac{\sin((1 - t) \theta)}{\sin \theta} a + \frac{\sin(t \theta)}{\sin \theta} b
+
+    with the angle :math:`\theta` between them (White 2016, section 2.1). The points of a standard normal lie near a
+    sphere, which a straight line leaves.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)[..., None].clamp(-1, 1)
+    angle = cosine.acos()
+    t = t.view(-1, *[1] * a.dim())
+    near = angle.sin().abs() < 1e-4  # the same direction, or the opposite one: nothing to turn about
+    sine = torch.where(near, 1.0, angle.sin())
+    turned = ((1 - t) * angle).sin() / sine * a + (t * angle).sin() / sine * b
+    return torch.where(near, line(a, b, t.flatten()), turned)
+
+
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"great_circle": great_circle, "line": line}
+
+
+def interpolate(vectors: Tensor, steps: int, path: str = "great_circle") -> Tensor:
+    """Points between two latent vectors, (steps, D), or a sheet between four, (steps * steps, D) row by row.
+
+    Args:
+        vectors: (2, D), or (4, D): the corners top left, top right, bottom left, bottom right.
+        steps: points along an edge, its ends included.
+        path: a key of ``PATHS``.
+    """
+    t = torch.linspace(0, 1, steps, device=vectors.device, dtype=vectors.dtype)
+    walk = PATHS[path]
+    if len(vectors) == 2:
+        return walk(vectors[0], vectors[1], t)
+    left, right = walk(vectors[0], vectors[2], t), walk(vectors[1], vectors[3], t)
+    return walk(left, right, t).transpose(0, 1).flatten(0, 1)
+
+
+def redraw(latents: Sequence[Tensor], finest: int, temperature: float, generator: torch.Generator) -> Latents:
+    """The latents with those of the ``finest`` scales replaced by noise: what is left is what the others hold."""
+    return [
+        temperature * torch.randn(z.shape, generator=generator, device=generator.device).to(z.device, z.dtype)
+        if i < finest
+        else z
+        for i, z in enumerate(latents)
+    ]

@@ -1,0 +1,150 @@
+"""What `python evaluate.py` measures, at tiny sizes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from glow.commands.cli import compose
+from glow.commands.evaluate import evaluate
+from glow.errors import UsageError
+
+
+def measure(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    """``python evaluate.py ckpt=RUN out=OUT ...``; the returned figures are those of the JSON file."""
+    report = evaluate(compose("evaluate", [f"ckpt={run}", f"out={out}", *overrides]))
+    assert json.loads((out / "evaluation.json").read_text()) == report
+    return report
+
+
+FAST = "diagnostics=false"
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "per_image.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+class TestBits:
+    def test_equal_the_trainings_own_test(self, tiny_run: Path, tmp_path: Path) -> None:
+        trained = json.loads((tiny_run / "results.json").read_text())
+        report = measure(tiny_run, tmp_path, FAST)
+        for kind in ("ema", "raw"):
+            assert report["weights"][kind]["mean"] == pytest.approx(trained["test"][kind], abs=1e-6)
+            assert report["weights"][kind]["n"] == trained["test_examples"] == 360
+        assert report["seed"] == trained["seed"]
+
+    def test_every_image_once(self, tiny_run: Path, tmp_path: Path) -> None:
+        report = measure(tiny_run, tmp_path, FAST)
+        written = rows(tmp_path)
+        assert [int(row["index"]) for row in written] == list(range(360))
+        assert {row["label"] for row in written} == set(map(str, range(10)))
+        values = torch.tensor([float(row["ema"]) for row in written], dtype=torch.float64)
+        assert report["weights"]["ema"]["mean"] == pytest.approx(float(values.mean()), abs=1e-9)
+        error = float(values.std() / 360**0.5)
+        assert report["weights"]["ema"]["standard_error"] == pytest.approx(error, abs=1e-9)
+
+    def test_the_importance_weighted_bound(self, tiny_run: Path, tmp_path: Path) -> None:
+        def bits(*overrides: str) -> float:
+            options = ("limit=30", "weights=ema", FAST)
+            return measure(tiny_run, tmp_path, *options, *overrides)["weights"]["ema"]["mean"]
+
+        assert bits("bound=iw", "draws=1") == bits()
+        assert bits("bound=iw", "draws=4") < bits("bound=mean", "draws=4")
+        assert bits("seed=1") != bits()
+
+    def test_other_data(self, tiny_run: Path, tmp_path: Path, picture_folder: Path) -> None:
+        folder = ("dataset=image_folder", f"dataset.root={picture_folder}")
+        report = measure(tiny_run, tmp_path, *folder, FAST, "split=train")
+        assert report["dataset"] == "image_folder"
+        assert report["weights"]["ema"]["n"] > 20
+        assert measure(tiny_run, tmp_path, FAST)["weights"]["ema"]["mean"] != report["weights"]["ema"]["mean"]
+
+    def test_an_image_without_likelihood_is_named(
+        self, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+        content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        content["state_dict"]["flow.bijection.top.bias"][0] = float("inf")
+        torch.save(content, run / "checkpoints" / "best.ckpt")
+        report = measure(run, tmp_path, FAST, "limit=5")
+        assert report["weights"]["ema"]["mean"] is None
+        assert report["weights"]["ema"]["non_finite_at"] == [0, 1, 2, 3, 4]
+        assert "5 of 5 examples have no finite likelihood (0, 1, 2, 3, 4)" in capsys.readouterr().out
+        assert len(rows(tmp_path)) == 5
+
+    def test_class_conditional(self, labelled_run: Path, tmp_path: Path) -> None:
+        assert measure(labelled_run, tmp_path, "limit=20", "diagnosed=20")["weights"]["ema"]["n"] == 20
+
+
+class TestOutOfDistribution:
+    def test_two_datasets(self, run: Any, fake_mnist: Path, tmp_path: Path) -> None:
+        root = f"dataset.root={fake_mnist}"
+        tiny = (
+            "model.depth=1",
+            "model.width=4",
+            "callbacks.pictures=null",
+            "dataset.val_size=20",
+            "name=tiny",
+        )
+        run("debug=fast", "dataset=fashion_mnist", root, *tiny)
+        folder = tmp_path / "outputs" / "tiny"
+        report = measure(folder, tmp_path, "ood=fashion_mnist:mnist", root, FAST)["ood"]
+        assert (report["in"], report["other"]) == ("fashion_mnist", "mnist")
+        assert set(report["auroc"]) == {"likelihood", "typicality", "complexity", "png"}
+        assert report["inside"]["bpd"]["n"] == report["other"]["bpd"]["n"] == 60
+        assert min(Image.open(tmp_path / "ood-mnist.png").size) > 100
+        alone = measure(folder, tmp_path, "ood=mnist", root, FAST)["ood"]
+        assert alone == report
+        with pytest.raises(UsageError, match="ood names both datasets"):
+            measure(folder, tmp_path, "ood=fashion_mnist:mnist", "dataset=mnist", f"{root}")
+
+
+class TestDiagnostics:
+    def test_of_images(self, tiny_run: Path, tmp_path: Path) -> None:
+        report = measure(tiny_run, tmp_path, "limit=64")
+        assert report["diagnostics"]["findings"], "a run of two steps cannot be well trained"
+        assert min(Image.open(tmp_path / "diagnostics.png").size) > 300
+
+    def test_of_points(self, points_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        report = measure(points_run, tmp_path)
+        assert set(report["baselines"]) == {"kde", "gmm"}
+        assert report["unit"] == "nats"
+        assert min(Image.open(tmp_path / "plane.png").size) > 300
+        assert "negative log-likelihood of held-out points" in capsys.readouterr().out
+
+
+def test_files_go_into_the_runs_folder(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "runs" / "copy"))
+    evaluate(compose("evaluate", [f"output_dir={tmp_path}/runs", FAST, "limit=4"]))  # the newest run
+    assert {p.name for p in (run / "evaluation" / "digits-test").iterdir()} == {
+        "evaluation.json",
+        "per_image.csv",
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["draws=0"], "draws must be an integer above zero"),
+        (["bound=elbo"], "bound='elbo' is not one of mean, iw"),
+        (["split=all"], "split='all' is not one of train, val, test"),
+        (["limit=0"], "limit must be an integer above zero"),
+        (["diagnostics=maybe"], "diagnostics must be true or false"),
+        (["ood=a:b:c"], "ood=a:b:c must be IN_DISTRIBUTION:OTHER"),
+        (["ood=mnits"], "dataset=mnits is not one of .*did you mean 'mnist'"),
+        (["dataset=cifar10"], r"dataset=cifar10 has examples of shape \(3, 32, 32\)"),
+        (["weights=mean"], "weights='mean' is not one of ema, raw"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)  # fmt: skip
+def test_errors_name_the_setting(tiny_run: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        measure(tiny_run, tmp_path, FAST, *overrides)

@@ -1,0 +1,243 @@
+"""What `python sample.py` draws, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from glow import load
+from glow.commands.cli import compose
+from glow.commands.sample import sample
+from glow.errors import UsageError
+from glow.evaluation.pictures import grid
+
+
+def draw(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    """``python sample.py ckpt=RUN out=OUT ...``; the returned figures are those of the JSON file."""
+    report = sample(compose("sample", [f"ckpt={run}", f"out={out}", *overrides]))
+    if "mode" in report:
+        assert json.loads((out / f"{report['mode']}.json").read_text()) == report
+        assert all((out / name).exists() for name in report["files"])
+    return report
+
+
+def pixels(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+def cells(path: Path, columns: int, side: int = 64) -> list[torch.Tensor]:
+    """The images of a grid, row by row."""
+    picture = pixels(path)
+    rows = (picture.shape[1] - 2) // (side + 2)
+    return [
+        picture[:, 2 + r * (side + 2) :, 2 + c * (side + 2) :][:, :side, :side]
+        for r in range(rows)
+        for c in range(columns)
+    ]
+
+
+def as_drawn(images: torch.Tensor) -> list[torch.Tensor]:
+    """How the grid shows images of 17 grey levels."""
+    return [grid(image[None], 17, 1)[:, 2:-2, 2:-2] for image in images]
+
+
+class TestSamples:
+    def test_a_grid_per_temperature_and_a_strip(self, tiny_run: Path, tmp_path: Path) -> None:
+        report = draw(tiny_run, tmp_path, "n=9", "temperature=[0.5,1]", "seed=3")
+        assert report["files"] == ["samples_t0.5.png", "samples_t1.png", "temperature_strip.png"]
+        assert pixels(tmp_path / "samples_t1.png").shape == (3, 3 * 66 + 2, 3 * 66 + 2)
+        assert pixels(tmp_path / "temperature_strip.png").shape == (3, 2 * 66 + 2, 10 * 66 + 2)
+        low, high = (cells(tmp_path / f"samples_t{t}.png", 3) for t in ("0.5", "1"))
+        strip = cells(tmp_path / "temperature_strip.png", 10)
+        assert not torch.equal(low[0], high[0])
+        assert [row["temperature"] for row in report["samples"]] == [0.5, 1]
+        again = draw(tiny_run, tmp_path / "again", "n=9", "temperature=0.5", "seed=3")
+        assert again["files"] == ["samples_t0.5.png"]
+        assert all(map(torch.equal, low, cells(tmp_path / "again" / "samples_t0.5.png", 3)))
+        assert len(strip) == 20
+
+    def test_files_for_use_elsewhere(self, tiny_run: Path, tmp_path: Path) -> None:
+        draw(tiny_run, tmp_path, "n=5", "format=npy", "batch_size=2")
+        images = np.load(tmp_path / "samples_t0.7.npy")
+        assert images.shape == (5, 1, 8, 8)
+        assert images.dtype == np.uint8
+        assert images.max() <= 16
+        draw(tiny_run, tmp_path, "n=7", "format=folder")
+        draw(tiny_run, tmp_path, "n=5", "format=folder")
+        files = sorted((tmp_path / "samples_t0.7").iterdir())
+        assert [f.name for f in files] == [f"00000{i}.png" for i in range(5)]
+        first = np.array(Image.open(files[0]))
+        assert (
+            abs(first.astype(int) - (images[0, 0] * (255 / 16)).round()).max() <= 16
+        )  # another batch's rounding
+
+    def test_a_temperature_near_zero_gives_the_image_of_the_mode(
+        self, tiny_run: Path, tmp_path: Path
+    ) -> None:
+        draw(tiny_run, tmp_path, "n=3", "temperature=1e-6", "format=npy")
+        flow = load(tiny_run)
+        mode = flow.decode([torch.zeros(1, *shape) for shape in flow.latent_shapes])
+        assert (np.load(tmp_path / "samples_t1e-06.npy") == mode.numpy()).all()
+
+    def test_raw_and_averaged_weights_differ(self, tiny_run: Path, tmp_path: Path) -> None:
+        for weights in ("raw", "ema"):
+            draw(tiny_run, tmp_path / weights, "n=4", "format=npy", f"weights={weights}", "temperature=1")
+        raw, ema = (np.load(tmp_path / w / "samples_t1.npy") for w in ("raw", "ema"))
+        assert (raw != ema).any()
+
+    def test_labels(self, labelled_run: Path, tmp_path: Path) -> None:
+        assert draw(labelled_run, tmp_path, "n=12")["labels"] == [*range(10), 0, 1]
+        assert draw(labelled_run, tmp_path, "n=3", "label=4")["labels"] == [4, 4, 4]
+        assert draw(labelled_run, tmp_path, "n=4", "label=[1,7]")["labels"] == [1, 7, 1, 7]
+        assert draw(labelled_run, tmp_path, "n=15", "label=all")["labels"] == sorted([*range(10)] * 2)
+        assert pixels(tmp_path / "samples_t0.7.png").shape == (3, 10 * 66 + 2, 2 * 66 + 2)
+        with pytest.raises(UsageError, match="label must be from 0 to 9"):
+            draw(labelled_run, tmp_path, "label=10")
+
+    def test_bad_samples_are_counted(
+        self, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A prior whose mean is not a number, and one so narrow that an image has one grey."""
+        run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+        content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        content["state_dict"]["flow.bijection.top.bias"][0] = float("nan")
+        torch.save(content, run / "checkpoints" / "best.ckpt")
+        report = draw(run, tmp_path, "n=4")
+        assert report["samples"][0]["not_finite"] == [0, 1, 2, 3]
+        assert "4 of 4 samples at 0.7 have values that are not finite: 0, 1, 2, 3" in capsys.readouterr().out
+
+    def test_points_are_written_as_numbers(self, points_run: Path, tmp_path: Path) -> None:
+        assert draw(points_run, tmp_path, "n=20", "temperature=1")["files"] == ["samples_t1.npy"]
+        assert np.load(tmp_path / "samples_t1.npy").shape == (20, 2)
+        with pytest.raises(UsageError, match="mode=reconstruct needs a model of images"):
+            draw(points_run, tmp_path, "mode=reconstruct")
+
+
+class TestRealImages:
+    def digits(self, *index: int) -> torch.Tensor:
+        from glow.data import Digits
+
+        data = Digits(name="digits", shape=(1, 8, 8), batch_size=4)
+        data.setup("test")
+        return data.splits["test"][0][list(index)]
+
+    def test_an_interpolation_ends_at_the_reconstructions(self, tiny_run: Path, tmp_path: Path) -> None:
+        for path in ("great_circle", "line"):
+            draw(tiny_run, tmp_path, "mode=interpolate", "images=[3,5]", "steps=4", f"path={path}")
+            found = cells(tmp_path / "interpolate.png", 4)
+            ends = as_drawn(self.digits(3, 5))
+            assert torch.equal(found[0], ends[0])
+            assert torch.equal(found[-1], ends[1])
+            assert not torch.equal(found[1], found[0])
+
+    def test_a_sheet_between_four(self, labelled_run: Path, tmp_path: Path) -> None:
+        draw(labelled_run, tmp_path, "mode=interpolate", "images=[0,1,2,3]", "steps=3")
+        found = cells(tmp_path / "interpolate.png", 3)
+        assert len(found) == 9
+        assert all(map(torch.equal, (found[i] for i in (0, 2, 6, 8)), as_drawn(self.digits(0, 1, 2, 3))))
+
+    def test_reconstructions_are_exact_and_scales_can_be_redrawn(
+        self, tiny_run: Path, tmp_path: Path
+    ) -> None:
+        report = draw(tiny_run, tmp_path, "mode=reconstruct", "images=[0,1,2]")
+        assert report["largest_error"] == 0
+        scales = len(load(tiny_run).latent_shapes)
+        assert len(report["mean_error_by_scales_redrawn"]) == scales + 1
+        assert report["mean_error_by_scales_redrawn"][0] == 0 < report["mean_error_by_scales_redrawn"][1]
+        found = cells(tmp_path / "reconstruct.png", 3)
+        assert len(found) == 3 * (scales + 2)
+        assert all(map(torch.equal, found[:3], found[3:6]))  # redrawing no scale changes nothing
+        assert not torch.equal(found[0], found[6])
+
+    def test_a_completion_keeps_what_is_seen(self, tiny_run: Path, tmp_path: Path) -> None:
+        report = draw(tiny_run, tmp_path, "mode=complete", "mask=left", "steps=20", "completions=2")
+        assert report["files"] == ["complete_trace.png", "complete.png"]
+        assert report["missing_pixels"] == 32
+        original, hole, *found = cells(tmp_path / "complete.png", 4)
+        assert torch.equal(original, as_drawn(self.digits(0))[0])
+        assert torch.equal(hole[:, :, 32:], original[:, :, 32:])
+        assert (hole[:, :, :32] == hole[0, 0, 0]).all()
+        for picture in found:
+            assert torch.equal(picture[:, :, 32:], original[:, :, 32:])
+        assert not torch.equal(found[0], found[1])
+
+    def test_manipulation(self, tiny_run: Path, tmp_path: Path) -> None:
+        report = draw(
+            tiny_run, tmp_path, "mode=manipulate", "groups=[0,1]", "images=[0,1]", "strengths=[0,2]"
+        )
+        assert sum(report["group_sizes"]) > 60
+        found = cells(tmp_path / "manipulate.png", 2)
+        assert torch.equal(found[0], as_drawn(self.digits(0))[0])  # strength 0
+        assert torch.equal(found[2], as_drawn(self.digits(1))[0])
+        assert not torch.equal(found[0], found[1])
+
+    def test_pictures_from_files(self, tiny_run: Path, tmp_path: Path) -> None:
+        for group, start in (("a", 0), ("b", 5)):
+            (tmp_path / group).mkdir()
+            for i, image in enumerate(load_digits().images[start : start + 5]):
+                grey = (image / 16 * 255).round().astype(np.uint8)
+                Image.fromarray(grey).save(tmp_path / group / f"{i}.png")
+        images = f"images=[{tmp_path}/a/0.png,{tmp_path}/b/0.png]"
+        draw(tiny_run, tmp_path, "mode=reconstruct", images)
+        expected = as_drawn(torch.from_numpy(load_digits().images[[0, 5], None]).byte())
+        assert all(map(torch.equal, cells(tmp_path / "reconstruct.png", 2)[:2], expected))
+        groups = f"groups=[{tmp_path}/a,{tmp_path}/b]"
+        assert draw(tiny_run, tmp_path, "mode=manipulate", groups, images)["group_sizes"] == [5, 5]
+
+    def test_other_data(self, tiny_run: Path, tmp_path: Path, picture_folder: Path) -> None:
+        report = draw(
+            tiny_run, tmp_path, "mode=reconstruct", "images=[0]",
+            "dataset=image_folder", f"dataset.root={picture_folder}",
+        )  # fmt: skip
+        assert report["largest_error"] == 0
+
+
+def test_export(tiny_run: Path, tmp_path: Path) -> None:
+    draw(tiny_run, tmp_path, f"export={tmp_path}/model.safetensors", "weights=raw")
+    state = load(tiny_run, "raw").state_dict()
+    exported = load(tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(v, exported[k]) for k, v in state.items() if isinstance(v, torch.Tensor))
+    draw(tmp_path / "model.safetensors", tmp_path, "mode=reconstruct", "images=[0]")
+    with pytest.raises(UsageError, match=r"must end in \.safetensors"):
+        draw(tiny_run, tmp_path, "export=model.bin")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["mode=interpolat"], r"mode='interpolat' is not one of .*did you mean 'interpolate'"),
+        (["mode=interpolate", "images=[1,2,3]"], r"takes 2 or 4 images, got images=\[1, 2, 3\]"),
+        (["mode=interpolate", "steps=1"], "steps must be at least 2"),
+        (["mode=interpolate", "path=circle"], "path='circle' is not one of great_circle, line"),
+        (["mode=reconstruct", "images=[400]"], "images has 400, but the split has 360 examples"),
+        (["mode=reconstruct", "images=[there.png]"], r"images: there\.png cannot be read"),
+        (["mode=reconstruct", "temperature=[1,2]"], "takes one temperature"),
+        (["mode=complete", "mask=up"], "mask"),
+        (["mode=manipulate"], "groups must be two classes"),
+        (["mode=manipulate", "groups=[0,11]"], "groups: 11 is none of the labels"),
+        (["mode=manipulate", "groups=[0,1]", "strengths=[a]"], "strengths must be numbers, got 'a'"),
+        (["n=0"], "n must be an integer above zero"),
+        (["temperature=0"], "temperature must be a number above zero"),
+        (["temperature=[]"], "temperature is an empty list"),
+        (["label=3"], "this model is not class-conditional"),
+        (["weights=best"], "weights='best' is not one of ema, raw"),
+        (["device=cuda:99"], "device=cuda:99 is not here"),
+        (["device=abacus"], "device=abacus is not here"),
+        (["mode=reconstruct", "dataset=mnits"], "dataset=mnits is not one of"),
+        (["mode=reconstruct", "dataset.rot=x"], r"dataset\.rot is not a setting of digits"),
+        (["mode=reconstruct", "dataset=two_moons"], r"the model takes \(1, 8, 8\)"),
+        (["split=all", "mode=reconstruct"], "split='all' is not one of train, val, test"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)  # fmt: skip
+def test_errors_name_the_setting(tiny_run: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        draw(tiny_run, tmp_path, *overrides)
