@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -84,7 +85,9 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """A configuration of ``conf`` with the overrides of a command line."""
     overrides, aside = _take_dataset(config_name, overrides)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with contextlib.ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():  # it is inside a command
+            stack.enter_context(hydra.initialize_config_dir(str(CONF), version_base="1.3"))
         cfg = hydra.compose(config_name, overrides)
     if aside:
         cfg.dataset = aside

@@ -21,7 +21,9 @@ from glow.data.base import Arrays, Split
 from glow.data.sampler import EpochBatches
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
-from glow.evaluation.diagnostics import diagnose, diagnostics_picture, findings
+from glow.evaluation.diagnostics import diagnose
+from glow.evaluation.diagnostics_picture import diagnostics_picture
+from glow.evaluation.findings import findings
 from glow.evaluation.ood import ood_picture, ood_report, ood_scores, png_bits, verdict
 from glow.evaluation.pictures import save_picture
 from glow.evaluation.plane import baselines, plane_picture
@@ -198,17 +200,17 @@ def _detect(
     typical = measurement.figures(
         (x[:TYPICAL], None if y is None else y[:TYPICAL]), "train", batch_size, "training"
     )
-    outside = measurement.figures(other, cfg.split, batch_size, other_data.name)
+    outside = measurement.figures(other, cfg.split, batch_size, str(other_data.name))
     pngs = png_bits(arrays[0]), png_bits(other[0])
     level = float(typical.mean())
     report = ood_report(inside, outside, *pngs, typical=level)
-    names = data.name, other_data.name
-    scores = [ood_scores(b, p, level) for b, p in zip((inside, outside), pngs, strict=True)]
-    save_picture(ood_picture(*scores, names, report), folder / f"ood-{other_data.name}.png")
+    names = str(data.name), str(other_data.name)
+    mine, others = (ood_scores(b, p, level) for b, p in zip((inside, outside), pngs, strict=True))
+    save_picture(ood_picture(mine, others, names, report), folder / f"ood-{other_data.name}.png")
     print(f"{names[0]} against {names[1]}, AUROC of scores that should be higher for {names[1]}:")
     for score, auroc in report["auroc"].items():
         print(f"  {score:<12} {auroc:.3f}")
-    report["verdict"] = verdict(report, *names)
+    report["verdict"] = verdict(report, names[0], names[1])
     print(report["verdict"])
     return report | {"in": names[0], "other": names[1], "typical": level}
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from glow.commands.inputs import (
 )
 from glow.data.base import Arrays
 from glow.errors import UsageError, check_choice, check_positive
-from glow.evaluation.completion import complete, parse_mask, trace_picture
+from glow.evaluation.completion import complete, trace_picture
 from glow.evaluation.latents import (
     PATHS,
     Decoded,
@@ -40,6 +40,7 @@ from glow.evaluation.latents import (
     redraw,
     unflatten,
 )
+from glow.evaluation.masks import parse_mask
 from glow.evaluation.pictures import grid, save_picture, temperature_grid
 from glow.flow import Flow
 from glow.saved import Saved
@@ -48,6 +49,8 @@ from glow.seeds import generator
 FORMATS = ("png", "npy", "folder")
 STRIP = 10
 """Images in a row of the strip that compares temperatures."""
+STEPS = 300
+"""Of a completion: a minute for four of a small image on a CPU."""
 GROUP = 500
 """At most this many images of a group give its mean latents."""
 
@@ -181,7 +184,9 @@ class Session:
             raise UsageError(f"mode={self.cfg.mode} takes {many} images, got images={chosen}")
         if all(isinstance(c, str) for c in chosen):
             y = self.labels(len(chosen)) if self.cfg.label is not None else None
-            return picture_files(chosen, self.flow), labels_for(self.flow, y, len(chosen), "pictures")
+            return picture_files(list(map(str, chosen)), self.flow), labels_for(
+                self.flow, y, len(chosen), "pictures"
+            )
         x, y = self.split
         index = [check_index("images", c, len(x)) for c in chosen]
         return x[index], labels_for(self.flow, None if y is None else y[index], len(index), "images")
@@ -323,11 +328,12 @@ def draw_completions(session: Session) -> dict[str, Any]:
     rows, figures = [], []
     for i, image in enumerate(x):
         label = None if y is None else y[i]
-        steps = {} if cfg.steps is None else {"steps": cfg.steps}
-        with tqdm(desc=f"image {i}", delay=2, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(
+            total=cfg.steps or STEPS, desc=f"image {i}", delay=2, disable=not sys.stderr.isatty()
+        ) as bar:
             completion = complete(
-                flow, image, missing, n=cfg.completions, temperature=temperature, y=label,
-                generator=generator("cpu", "complete", cfg.seed, i), progress=bar.update, **steps,
+                flow, image, missing, n=cfg.completions, steps=cfg.steps or STEPS, temperature=temperature, y=label,
+                generator=generator("cpu", "complete", cfg.seed, i), progress=partial(_advance, bar),
             )  # fmt: skip
         hole = image.masked_fill(missing, session.levels // 2)
         rows += [image[None], hole[None], completion.images.cpu()]
@@ -340,6 +346,10 @@ def draw_completions(session: Session) -> dict[str, Any]:
         )
     session.draw_grid(torch.cat(rows), "complete", 2 + cfg.completions)
     return {"mask": str(cfg.mask), "missing_pixels": int(missing.sum()), "completions": figures}
+
+
+def _advance(bar: tqdm, done: int) -> None:
+    bar.update(done - bar.n)
 
 
 def draw_manipulation(session: Session) -> dict[str, Any]:

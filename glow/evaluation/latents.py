@@ -76,9 +76,9 @@ def decode(
     return Decoded(result, (~good).nonzero().flatten().tolist(), (grey & good).nonzero().flatten().tolist())
 
 
-def flatten(latents: Sequence[Tensor]) -> Tensor:
-    """One vector per element: (B, D)."""
-    return torch.cat([z.flatten(1) for z in latents], dim=1)
+def flatten(latents: Tensor | Sequence[Tensor]) -> Tensor:
+    """One vector per element, (B, D), of one tensor per scale or of a single one."""
+    return torch.cat([z.flatten(1) for z in ([latents] if isinstance(latents, Tensor) else latents)], dim=1)
 
 
 def unflatten(vectors: Tensor, flow: Flow) -> Latents:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from glow.errors import UsageError
 from glow.flow import Flow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALLEST_SIDE = 64
 """Images with a shorter side, in pixels, are enlarged by a whole factor so that a person can see them."""
@@ -64,7 +66,9 @@ def sample_grid(flow: Flow, n: int, temperature: float, generator: torch.Generat
 
 def figure_to_tensor(figure: Figure) -> Tensor:
     """A matplotlib figure, drawn: uint8 (3, height, width)."""
-    # Not pyplot: no global state, and no window system to choose a back end for.
+    # Not pyplot: no global state, and no window system to choose a back end for. Slow to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)

@@ -13,7 +13,6 @@ from torch import Tensor
 from glow.data import ArrayData
 from glow.errors import UsageError, check_positive
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
-from glow.evaluation.plane import plane_picture
 from glow.seeds import generator
 from glow.training.module import FlowModule
 
@@ -75,6 +74,8 @@ class Pictures(L.Callback):
             picture = sample_grid(flow, self.n, self.temperature, source)
         elif flow.event_shape == (2,):
             assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
+            from glow.evaluation.plane import plane_picture  # slow to import, and images need none of it
+
             picture = plane_picture(flow, trainer.datamodule.splits["train"][0], source)  # type: ignore[attr-defined]
         else:
             return None
@@ -86,13 +87,12 @@ class Pictures(L.Callback):
         """Histograms of validation examples' latents in TensorBoard, per scale: a good flow's are standard normal."""
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
         if loggers:
-            assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
-            x, y = (
-                None if t is None else t[: self.HISTOGRAM].to(module.device)
-                for t in trainer.datamodule.splits["val"]
-            )  # type: ignore[attr-defined]
-            assert x is not None
-            for i, z in enumerate(module.flow.encode(x, y if module.flow.classes else None), 1):
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, ArrayData)
+            x, y = data.splits["val"]
+            x = x[: self.HISTOGRAM].to(module.device)
+            labels = y[: len(x)].to(module.device) if module.flow.classes and y is not None else None
+            for i, z in enumerate(module.flow.encode(x, labels), 1):
                 for logger in loggers:
                     logger.experiment.add_histogram(f"latents/scale_{i}", z.float(), trainer.global_step)
 

@@ -28,7 +28,9 @@ from glow.bijections import (
     TopPrior,
 )
 from glow.errors import UsageError
-from glow.evaluation.diagnostics import THRESHOLDS, diagnose, diagnostics_picture, findings
+from glow.evaluation.diagnostics import diagnose
+from glow.evaluation.diagnostics_picture import diagnostics_picture
+from glow.evaluation.findings import THRESHOLDS, findings
 from glow.flow import Flow
 from glow.models import glow, realnvp
 from glow.networks import ScaledConv2d, ZeroConv2d
@@ -213,27 +215,34 @@ def test_labels_reach_the_prior_of_their_class() -> None:
 # Scales and condition numbers
 
 
-class Constant(nn.Module):
-    """A network that says the same for every element: shifts and raw scales, interleaved."""
+class Network(nn.Module):
+    """Of two inputs two shifts and two raw scales, interleaved: no shift, and ``offset`` + input."""
 
-    def __init__(self, *values: float) -> None:
+    def __init__(self, *offset: float) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.tensor(values))
+        self.offset = nn.Parameter(torch.tensor(offset))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.values.expand(len(x), -1)
+        return torch.stack((torch.zeros_like(x), x + self.offset), dim=2).flatten(1)
 
 
-def test_scales_are_those_of_the_couplings() -> None:
-    def raw(s: float) -> float:
-        return 3 * math.atanh(math.log(s) / 3)
-
-    first = AffineCoupling(Constant(0.0, raw(0.25), 7.0, raw(2.0)), scale="tanh")
-    second = AffineCoupling(Constant(0.0, raw(0.5), 0.0, raw(9.0)), swap=True, scale="tanh")
-    scales = diagnose(Flow(Composition([first, second]), (4,)).double(), normal(9, 4), batch_size=4)["scales"]
-    pairs = [pytest.approx([0.25, 2.0]), pytest.approx([0.5, 9.0])]
-    assert scales["levels"][0]["steps"] == pairs
-    assert (scales["smallest"], scales["largest"]) == (pytest.approx(0.25), pytest.approx(9.0))
+def test_scales_are_the_extremes_over_all_data_and_channels() -> None:
+    couplings = [
+        AffineCoupling(Network(1.0, -2.0), scale="tanh"),
+        AffineCoupling(Network(0.0, 0.5), swap=True, scale="tanh"),
+    ]
+    x = normal(9, 4)
+    flow = Flow(Composition(couplings), (4,)).double()
+    scales = diagnose(flow, x, batch_size=2)["scales"]
+    expected = []
+    for coupling, given in zip(couplings, (x[:, :2], couplings[0](x)[0][:, 2:]), strict=True):
+        s = (3 * torch.tanh((given + coupling.network.offset) / 3)).exp()
+        expected.append([s.min().item(), s.max().item()])
+    (level,) = scales["levels"]
+    assert level["steps"] == [pytest.approx(pair) for pair in expected]
+    smallest, largest = min(e[0] for e in expected), max(e[1] for e in expected)
+    assert scales["smallest"] == level["smallest"] == pytest.approx(smallest)
+    assert scales["largest"] == level["largest"] == pytest.approx(largest)
 
 
 def test_scales_of_a_glow_are_per_level_and_step() -> None:

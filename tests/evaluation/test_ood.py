@@ -207,6 +207,8 @@ class TestVerdict:
     def test_lost_images_are_told(self) -> None:
         assert "; 1 image counts as most out of distribution" in verdict(with_auroc(lost=1), "A", "B")
         assert "; 2 images count as most out of distribution" in verdict(with_auroc(lost=2), "A", "B")
+        both = with_auroc(lost=2) | {"inside": {"bpd": {"non_finite": 1}}}
+        assert "; 3 images count as most out of distribution" in verdict(both, "A", "B")
 
     def test_a_real_report(self) -> None:
         report = ood_report(FLAT + 2, FLAT, FLAT, FLAT, typical=3.0)
@@ -249,7 +251,15 @@ class TestPicture:
             blue, _ = self.columns(panel)
             assert len(np.unique(blue)) > 30
 
+    def test_what_is_beyond_the_axis_is_in_the_outermost_bar(self) -> None:
+        """One image of 201 is rarer than what sets the limits; as the only one of its set it must be seen."""
+        for panel in self.panels({score: torch.tensor([1e9]) for score in SCORES}):
+            _, orange = self.columns(panel)
+            assert len(orange) > 50
+            assert orange.min() > 0.9 * panel.shape[1]
+
     def test_constant_scores_have_a_picture(self) -> None:
         same = {score: torch.zeros(5) for score in SCORES}
-        picture = ood_picture(same, same, ("A", "B"), with_auroc())
-        assert (picture != 255).any()
+        picture = ood_picture(same, same, ("A", "B"), with_auroc()).permute(1, 2, 0).numpy().astype(int)
+        for panel in np.split(picture, len(SCORES), axis=1):
+            assert len(self.columns(panel)[1]) > 50  # where both are, orange lies over blue

@@ -225,7 +225,7 @@ class TestBaselines:
         gmm = baselines(means + normal(600), means + noise)["gmm"]
         truth = math.log(2 * math.pi) + math.log(2) + noise.square().sum(1).mean().item() / 2
         assert gmm["components"] == 2
-        assert gmm["nll"] == pytest.approx(truth, abs=0.02)
+        assert gmm["nll"] == pytest.approx(truth, abs=0.05)
 
     def test_the_test_points_choose_nothing(self) -> None:
         train = normal(100)
