@@ -212,7 +212,7 @@ def _detect(
         print(f"  {score:<12} {auroc:.3f}")
     report["verdict"] = verdict(report, names[0], names[1])
     print(report["verdict"])
-    return report | {"in": names[0], "other": names[1], "typical": level}
+    return report | {"datasets": list(names)}
 
 
 def _diagnose(measurement: Measurement, arrays: Arrays, folder: Path) -> dict[str, Any]:

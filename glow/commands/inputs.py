@@ -60,6 +60,8 @@ def dataset_config(overrides: Sequence[str], saved: Saved) -> dict[str, Any]:
         UsageError: an unknown name or key, or no name for a checkpoint that has no data.
     """
     config: Any = saved.dataset and dict(saved.dataset)
+    if config:  # by its name, too, it is the one that was trained on, with its own root and splits
+        overrides = [o for o in overrides if o != f"dataset={config['name']}"]
     changes = [o for o in overrides if not o.startswith("dataset=")]
     if len(changes) < len(overrides):
         try:

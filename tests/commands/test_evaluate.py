@@ -97,7 +97,7 @@ class TestOutOfDistribution:
         run("debug=fast", "dataset=fashion_mnist", root, *tiny)
         folder = tmp_path / "outputs" / "tiny"
         report = measure(folder, tmp_path, "ood=fashion_mnist:mnist", root, FAST)["ood"]
-        assert (report["in"], report["other"]) == ("fashion_mnist", "mnist")
+        assert report["datasets"] == ["fashion_mnist", "mnist"]
         assert set(report["auroc"]) == {"likelihood", "typicality", "complexity", "png"}
         assert report["inside"]["bpd"]["n"] == report["other"]["bpd"]["n"] == 60
         assert min(Image.open(tmp_path / "ood-mnist.png").size) > 100
