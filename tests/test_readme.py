@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from glow.commands.cli import CONF
+from glow.evaluation.findings import THRESHOLDS
 from glow.models import glow, realnvp
 
 README = (CONF.parent / "README.md").read_text()
 
 
-def test_the_python_runs() -> None:
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(code, {})
+def test_the_python_runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block after another, with a run where they expect one."""
+    shutil.copytree(tiny_run, tmp_path / "outputs" / "fashion_mnist_20min")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    scope: dict[str, Any] = {"torch": torch}
+    for code in blocks:
+        exec(code, scope)
+
+
+def test_the_thresholds_of_the_diagnostics() -> None:
+    table = (CONF.parent / "docs" / "evaluation.md").read_text()
+    for name, (value, meaning) in THRESHOLDS.items():
+        assert f"| `{name}` | {value:g} | {meaning} |" in table
 
 
 def test_the_parameter_counts() -> None:

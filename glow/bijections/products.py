@@ -118,7 +118,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    if x.device.type == "cpu" and _mkldnn_has(x.dtype):
+    if x.device.type == "cpu" and mkldnn_has(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(
             x, weight.contiguous(), bias, "relu" if relu else "none", [], None
         )
@@ -128,7 +128,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tenso
     return y.relu_() if relu else y
 
 
-def _mkldnn_has(dtype: torch.dtype) -> bool:
+def mkldnn_has(dtype: torch.dtype) -> bool:
+    """Whether this CPU has fast matrix products of a dtype; without them bf16 is ten times as slow as float32."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     if dtype == torch.bfloat16:

@@ -33,6 +33,8 @@ from glow.seeds import generator
 
 TYPICAL = 2000
 """Training images whose mean bits/dim says what is typical."""
+WORSE = 0.05
+"""By so many nats a flow of points may be worse than a baseline without a word."""
 
 
 @dataclass
@@ -240,4 +242,7 @@ def _compare_in_the_plane(
     print("negative log-likelihood of held-out points, nats:")
     for name, value in figures.items():
         print(f"  {name:<8} {value:.4f}")
+    best = min(others, key=lambda name: others[name]["nll"])
+    if (gap := figures["flow"] - figures[best]) > WORSE:
+        print(f"  the {best} is better by {gap:.2f} nats: raise trainer.max_steps, model.layers or model.hidden")
     return others

@@ -17,9 +17,11 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
 from glow.data import ArrayData
@@ -84,6 +86,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data, module, trainer = _build(cfg)
     if trainer.is_global_zero:
         open_folder(folder, cfg)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not mkldnn_has(torch.bfloat16):
+        rank_zero_warn(
+            f"trainer.precision={cfg.trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
+            "times as long as with trainer.precision=32-true"
+        )
     last = _callback(trainer, LastCheckpoint)
     checkpoint = last.path if last and last.path.is_file() else None
     _say_start(cfg, module, trainer, folder, checkpoint)

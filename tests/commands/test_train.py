@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,20 @@ class TestSettings:
     def test_bad_ones(self, run: Run, overrides: list[str], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             run(*overrides)
+
+
+def test_half_precision_without_its_arithmetic_is_warned_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On such a CPU a step takes ten times as long."""
+    import glow.commands.train
+
+    half = (*DIGITS, "trainer.precision=bf16-mixed", "trainer.accelerator=cpu")
+    monkeypatch.setattr(glow.commands.train, "mkldnn_has", lambda dtype: False)
+    with pytest.warns(UserWarning, match="trainer.precision=bf16-mixed: this CPU has no bf16 arithmetic"):
+        run(*half, "name=slow")
+    monkeypatch.setattr(glow.commands.train, "mkldnn_has", lambda dtype: True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(*half, "name=quick")
+    assert not [w for w in caught if "bf16 arithmetic" in str(w.message)]
