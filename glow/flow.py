@@ -83,15 +83,17 @@ class Flow(nn.Module):
             log_det = log_det - sum_event(0.5 * (z * z + LOG_2_PI))
         return log_det
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
-        """The latents of ``x``, one tensor per scale, finest first. Integers are taken at their bins' centres.
+    def encode(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> list[Tensor]:
+        """The latents of ``x``, one tensor per scale, finest first.
 
         Args:
             x: data (B, *event_shape).
             y: labels (B,) of a class-conditional flow.
+            noise: where in their bins integers are taken, as in ``log_prob``; at the centres when absent.
         """
-        centre = torch.tensor(0.5, device=x.device, dtype=self.dtype)
-        return self._to_latents(x, y, centre if self.dequantize else None)[0]
+        if noise is None and self.dequantize:
+            noise = torch.tensor(0.5, device=x.device, dtype=self.dtype)
+        return self._to_latents(x, y, noise)[0]
 
     def decode(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
         """Data (B, *event_shape) from latents, the inverse of ``encode``; uint8 for a flow of integers."""

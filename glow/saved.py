@@ -144,24 +144,27 @@ def _read_checkpoint(path: Path) -> Saved:
         raise UsageError(
             f"{path} asks to run code, which a checkpoint of this program does not; it was not opened"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is no checkpoint, or is damaged ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever the reader of a damaged file runs into
+        raise UsageError(f"{path} is no checkpoint, or is damaged ({type(error).__name__})") from error
     if not isinstance(content, dict) or not {"hyper_parameters", "state_dict"} <= content.keys():
         raise UsageError(
             f"{path} is no checkpoint of this program: it has no hyper_parameters and state_dict"
         )
     about = content["hyper_parameters"]
-    if not isinstance(about, Mapping) or not isinstance(about.get("model"), Mapping):
-        raise UsageError(f"{path} does not say which model its weights are of")
-    states = {"raw": content["state_dict"]}
+    if not isinstance(about, Mapping):
+        raise UsageError(f"{path} is no checkpoint of this program: its hyper_parameters have no names")
+    states: dict[str, Any] = {"raw": content["state_dict"]}
     if "current_model_state" in content:
         states = {"ema": content["state_dict"], "raw": content["current_model_state"]}
+    if not all(
+        isinstance(state, Mapping) and all(isinstance(k, str) for k in state) for state in states.values()
+    ):
+        raise UsageError(f"{path} is no checkpoint of this program: its state_dict holds no weights by name")
     weights = {
         kind: {k.removeprefix("flow."): v for k, v in state.items() if k.startswith("flow.")}
         for kind, state in states.items()
     }
-    seed, steps = about.get("seed", 0), content.get("global_step", 0)
-    return Saved(path, dict(about["model"]), about.get("dataset"), seed, steps, weights)
+    return _checked(path, dict(about, steps=content.get("global_step", 0)), weights)
 
 
 def _read_safetensors(path: Path) -> Saved:
@@ -174,8 +177,17 @@ def _read_safetensors(path: Path) -> Saved:
     try:
         about = json.loads(header or "")
         weights = {about["weights"]: tensors | {"_extra_state": {"initialized": True}}}
-        return Saved(path, about["model"], about["dataset"], about["seed"], about["steps"], weights)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} was not exported by this program: its header does not say which model the weights are of"
         ) from error
+    return _checked(path, about, weights)
+
+
+def _checked(path: Path, about: Mapping[str, Any], weights: dict[str, dict[str, Any]]) -> Saved:
+    model, dataset, seed, steps = (about.get(k) for k in ("model", "dataset", "seed", "steps"))
+    if not isinstance(model, Mapping) or not isinstance(dataset, Mapping | None):
+        raise UsageError(f"{path} does not say which model its weights are of")
+    if not isinstance(seed, int) or not isinstance(steps, int) or seed < 0:
+        raise UsageError(f"{path} is no checkpoint of this program: its seed or steps are no numbers")
+    return Saved(path, dict(model), None if dataset is None else dict(dataset), seed, steps, weights)

@@ -102,6 +102,15 @@ class TestRefusals:
             archive.writestr("archive/data.pkl", b"\x80\x02not a pickle")
         with pytest.raises(UsageError, match=r"damaged\.ckpt (is no checkpoint|asks to run code)"):
             load(damaged)
+        with (
+            zipfile.ZipFile(folder / "checkpoints" / "best.ckpt") as whole,
+            zipfile.ZipFile(damaged, "w") as cut,
+        ):
+            for name in whole.namelist():
+                content = whole.read(name)
+                cut.writestr(name, content[: len(content) // 2] if name.endswith("data.pkl") else content)
+        with pytest.raises(UsageError, match=r"damaged\.ckpt is no checkpoint, or is damaged"):
+            load(damaged)
 
     def test_a_file_that_asks_to_run_code(self, tmp_path: Path) -> None:
         class Attack:
@@ -120,6 +129,16 @@ class TestRefusals:
         torch.save({"hyper_parameters": {}, "state_dict": {}}, tmp_path / "b.ckpt")
         with pytest.raises(UsageError, match="does not say which model"):
             load(tmp_path / "b.ckpt")
+        for i, (about, state) in enumerate(
+            [
+                ({"model": {}, "seed": None}, {}),
+                ({"model": "x", "seed": 0}, {}),
+                ({"model": {}, "seed": 0}, [1]),
+            ]
+        ):
+            torch.save({"hyper_parameters": about, "state_dict": state}, tmp_path / f"{i}.ckpt")
+            with pytest.raises(UsageError, match=f"{i}.ckpt (is no checkpoint|does not say)"):
+                load(tmp_path / f"{i}.ckpt")
         save_file(
             {"a": torch.zeros(2)}, tmp_path / "c.safetensors", metadata={"glow": json.dumps({"model": {}})}
         )

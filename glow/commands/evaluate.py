@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from glow.commands.inputs import dataset_config, load_split, open_saved
+from glow.commands.inputs import SPLITS, dataset_config, load_split, make_folder, open_saved, other_config
 from glow.data import ArrayData
-from glow.data.base import Arrays, Split
+from glow.data.base import Arrays
 from glow.data.sampler import EpochBatches
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
@@ -33,6 +33,8 @@ from glow.seeds import generator
 
 TYPICAL = 2000
 """Training images whose mean bits/dim says what is typical."""
+FEWEST = 20
+"""Points without which there is no picture of the plane."""
 WORSE = 0.05
 """By so many nats a flow of points may be worse than a baseline without a word."""
 
@@ -46,27 +48,27 @@ class Measurement:
     flow: Flow
     seed: int
 
-    def load(self, overrides: list[str], split: Split) -> tuple[ArrayData, Arrays]:
-        """A split of the data that the command line or the checkpoint names, cut at ``limit``."""
-        data, (x, y) = load_split(dataset_config(overrides, self.saved), split, self.flow, self.saved.seed)
+    def load(self, config: dict[str, Any], split: str) -> tuple[ArrayData, Arrays]:
+        """A split of the data, cut at ``limit``."""
+        data, (x, y) = load_split(config, split, self.flow, self.saved.seed)
         limit = self.cfg.limit
         return data, (x[:limit], None if y is None else y[:limit])
 
-    def figures(self, arrays: Arrays, split: Split, batch_size: int, what: str) -> Tensor:
+    def figures(self, flow: Flow, arrays: Arrays, split: str, batch_size: int, what: str) -> Tensor:
         """Bits/dim or nats of every example (N,), in the batches of the training's own test."""
         x, y = arrays
-        if self.flow.classes and y is None:
+        if flow.classes and y is None:
             raise UsageError("the model is class-conditional and needs labels, which this data has not")
         batches = (
-            tuple(t[i].to(self.flow.device) for t in (x, y) if t is not None)
+            tuple(t[i].to(flow.device) for t in (x, y) if t is not None)
             for i in EpochBatches(len(x), batch_size, shuffle=False)
         )
         with tqdm(total=len(x), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
             log_probs = evaluate_log_probs(
-                self.flow, batches, split=split, seed=self.seed, draws=self.cfg.draws, bound=self.cfg.bound,
+                flow, batches, split=split, seed=self.seed, draws=self.cfg.draws, bound=self.cfg.bound,
                 progress=lambda done: bar.update(done - bar.n),
             )  # fmt: skip
-        return bits_per_dim(log_probs, self.flow.event_shape) if self.flow.dequantize else -log_probs
+        return bits_per_dim(log_probs, flow.event_shape) if flow.dequantize else -log_probs
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -81,12 +83,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UsageError: a setting that cannot work.
     """
-    check_choice("split", cfg.split, ("train", "val", "test"))
+    if cfg.split is not None:
+        check_choice("split", cfg.split, SPLITS)
     check_choice("bound", cfg.bound, BOUNDS)
     check_bool("diagnostics", cfg.diagnostics)
-    check_positive("diagnosed", cfg.diagnosed, integer=True)
-    for key in ("limit", "batch_size", "draws"):
-        if cfg[key] is not None:
+    for key in ("limit", "batch_size", "draws", "diagnosed"):
+        if cfg[key] is not None or key in ("draws", "diagnosed"):
             check_positive(key, cfg[key], integer=True)
     if cfg.seed is not None:
         check_positive("seed", cfg.seed, integer=True, zero=True)
@@ -94,45 +96,84 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     seed = saved.seed if cfg.seed is None else cfg.seed
     flow = saved.flow(cfg.weights).to(device)
     measurement = Measurement(cfg, saved, flow, seed)
-    overrides = list(cfg.dataset)
-    if cfg.ood is not None and flow.dequantize is None:
-        raise UsageError("ood needs a model of images, and this one is of points")
-    pair = _pair(cfg.ood, overrides)
-    data, arrays = measurement.load(pair[0] if pair else overrides, cfg.split)
-    folder = Path(cfg.out) if cfg.out else saved.folder / "evaluation" / f"{data.name}-{cfg.split}"
-    folder.mkdir(parents=True, exist_ok=True)
-    unit = UNITS["bpd" if flow.dequantize else "nll"]
+    config, other_config = _datasets(cfg, saved, flow)
+    split = cfg.split or _default_split(config, saved)
+    data, arrays = measurement.load(config, split)
+    other = training = None
+    if other_config is not None:  # now, before there is something to lose
+        other = measurement.load(other_config, split)
+        training = measurement.load(config, "train")[1]
+    name = f"{data.name}-{split}" + (f"-first{cfg.limit}" if cfg.limit else "")
+    folder = make_folder(Path(cfg.out) if cfg.out else saved.folder / "evaluation" / name)
+    batch_size = cfg.batch_size or data.batch_size
     report: dict[str, Any] = {
-        "ckpt": str(saved.path), "steps": saved.steps, "dataset": data.name, "split": cfg.split, "unit": unit,
+        "ckpt": str(saved.path), "steps": saved.steps, "dataset": data.name, "dataset_config": config,
+        "split": split, "limit": cfg.limit, "unit": UNITS["bpd" if flow.dequantize else "nll"],
         "dimensions": math.prod(flow.event_shape), "seed": seed, "draws": cfg.draws, "bound": cfg.bound,
+        "batch_size": batch_size, "device": str(device), "dtype": str(flow.dtype).removeprefix("torch."),
         "command": " ".join(["python", *sys.argv]),
     }  # fmt: skip
-    values = _measure(measurement, data, arrays, report)
+    files = ["evaluation.json", "per_image.csv"]
+    values = _measure(measurement, data, arrays, split, batch_size, report)
     _write_csv(folder / "per_image.csv", values, arrays[1])
-    if pair:
-        report["ood"] = _detect(measurement, data, arrays, values[_chosen(measurement)], pair, folder)
+    _write(report, folder)
+    if other is not None and training is not None:
+        inside = values[_chosen(measurement)]
+        report["ood"] = _detect(
+            measurement, (data, arrays, inside), training, other, split, batch_size, folder
+        )
+        files.append(f"ood-{other[0].name}.png")
+        _write(report, folder)
     if cfg.diagnostics:
         report["diagnostics"] = _diagnose(measurement, arrays, folder)
-        if flow.event_shape == (2,):
+        files.append("diagnostics.png")
+        _write(report, folder)
+        if flow.event_shape == (2,) and len(arrays[0]) >= FEWEST:
             report["baselines"] = _compare_in_the_plane(measurement, data, arrays, folder, report)
-    (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+            files.append("plane.png")
+            _write(report, folder)
+    print(f"in {folder}: {', '.join(files)}")
     return report
 
 
-def _pair(ood: str | None, overrides: list[str]) -> tuple[list[str], list[str]] | None:
-    """The overrides of the data that was trained on, and of the other."""
-    if ood is None:
-        return None
-    names = str(ood).split(":")
-    rest = [o for o in overrides if not o.startswith("dataset=")]
-    if len(names) == 1:
-        return overrides, [f"dataset={names[0]}", *rest]
-    if len(names) != 2 or not all(names):
-        raise UsageError(f"ood={ood} must be IN_DISTRIBUTION:OTHER, two datasets, or the other alone")
-    if len(rest) < len(overrides):
-        raise UsageError("ood names both datasets: leave out dataset=, or give ood the other one alone")
-    return [f"dataset={names[0]}", *rest], [f"dataset={names[1]}", *rest]
+def _write(report: dict[str, Any], folder: Path) -> None:
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _datasets(cfg: DictConfig, saved: Saved, flow: Flow) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The configurations of the data, and of the other data that ``ood`` names.
+
+    ``dataset.KEY=`` of the command line is then about the other data, and about both when both are torchvision's.
+    """
+    overrides = list(cfg.dataset)
+    if cfg.ood is None:
+        return dataset_config(overrides, saved), None
+    names = str(cfg.ood).split(":")
+    if len(names) > 2 or not all(names):
+        raise UsageError(f"ood={cfg.ood} must be IN_DISTRIBUTION:OTHER, two datasets, or the other alone")
+    if any(o.startswith("dataset=") for o in overrides):
+        raise UsageError("ood names the datasets: leave out dataset=")
+    if flow.dequantize is None:
+        raise UsageError("ood needs a model of images, and this one is of points")
+    if flow.classes:
+        raise UsageError("ood needs a model without classes: the labels of other data mean other things")
+    trained = saved.dataset["name"] if saved.dataset else names[0]
+    if len(names) == 2 and names[0] != trained:
+        raise UsageError(f"ood={cfg.ood}: this model was trained on {trained}: set ood={trained}:{names[0]}")
+    other = other_config(names[-1], overrides, saved)
+    named = [f"dataset={names[0]}"] if len(names) == 2 else []
+    both = saved.dataset is None or ("kind" in saved.dataset and "kind" in other)
+    return dataset_config([*named, *(overrides if both else [])], saved), other
+
+
+def _default_split(config: dict[str, Any], saved: Saved) -> str:
+    """``test``; of a folder that was not trained on and has no ``test``, all pictures."""
+    known = saved.dataset is not None and saved.dataset.get("root") == config.get("root")
+    return (
+        "all"
+        if "image_size" in config and not known and not Path(config["root"], "test").is_dir()
+        else "test"
+    )
 
 
 def _chosen(measurement: Measurement) -> str:
@@ -140,40 +181,38 @@ def _chosen(measurement: Measurement) -> str:
 
 
 def _measure(
-    measurement: Measurement, data: ArrayData, arrays: Arrays, report: dict[str, Any]
+    measurement: Measurement,
+    data: ArrayData,
+    arrays: Arrays,
+    split: str,
+    batch_size: int,
+    report: dict[str, Any],
 ) -> dict[str, Tensor]:
     """The figures of the asked weights, or of both kinds."""
-    cfg, saved = measurement.cfg, measurement.saved
-    kinds = [cfg.weights] if cfg.weights else sorted(saved.weights)
+    saved, n = measurement.saved, len(arrays[0])
+    kinds = [measurement.cfg.weights] if measurement.cfg.weights else sorted(saved.weights)
     values, report["weights"] = {}, {}
-    print(
-        f"{data.name}, {cfg.split} split, {len(arrays[0]):,} examples, noise seed {measurement.seed}",
-        flush=True,
-    )
+    print(f"{data.name}, {split} split, {n:,} examples, noise seed {measurement.seed}", flush=True)
     for kind in kinds:
         start = time.monotonic()
         flow = (
             measurement.flow if kind == _chosen(measurement) else saved.flow(kind).to(measurement.flow.device)
         )
-        measured = Measurement(cfg, saved, flow, measurement.seed)
-        values[kind] = measured.figures(
-            arrays, cfg.split, cfg.batch_size or data.batch_size, f"{kind} weights"
-        )
-        figures = summary(values[kind])
-        figures["examples_per_s"] = round(len(arrays[0]) / (time.monotonic() - start), 1)
-        report["weights"][kind] = figures
-        print(f"  {kind:<4} {_told(figures)} {report['unit']}", flush=True)
+        values[kind] = measurement.figures(flow, arrays, split, batch_size, f"{kind} weights")
+        report["weights"][kind] = summary(values[kind])
+        report["weights"][kind]["examples_per_s"] = round(n / (time.monotonic() - start), 1)
+        print(f"  {kind:<4} {_told(report['weights'][kind], report['unit'])}", flush=True)
     return values
 
 
-def _told(figures: dict[str, Any]) -> str:
+def _told(figures: dict[str, Any], unit: str) -> str:
     error = figures["standard_error"]
     if not figures["non_finite"]:
-        return f"{figures['mean']:.4f}" + (f" +- {error:.4f}" if error is not None else "")
+        return f"{figures['mean']:.4f}" + (f" +- {error:.4f}" if error is not None else "") + f" {unit}"
     named = ", ".join(map(str, figures["non_finite_at"]))
     return (
         f"not finite: {figures['non_finite']} of {figures['n']} examples have no finite likelihood ({named}); "
-        f"the mean of the others is {figures['finite_mean']}"
+        f"the mean of the others is {figures['finite_mean']} {unit}"
     )
 
 
@@ -187,34 +226,34 @@ def _write_csv(path: Path, values: dict[str, Tensor], y: Tensor | None) -> None:
 
 def _detect(
     measurement: Measurement,
-    data: ArrayData,
-    arrays: Arrays,
-    inside: Tensor,
-    pair: tuple[list[str], list[str]],
+    own: tuple[ArrayData, Arrays, Tensor],
+    training: Arrays,
+    other: tuple[ArrayData, Arrays],
+    split: str,
+    batch_size: int,
     folder: Path,
 ) -> dict[str, Any]:
     """How well scores tell the other data from the data that was trained on."""
-    cfg = measurement.cfg
-    other_data, other = measurement.load(pair[1], cfg.split)
-    _, training = measurement.load(pair[0], "train")
-    batch_size = cfg.batch_size or data.batch_size
-    x, y = training
-    typical = measurement.figures(
-        (x[:TYPICAL], None if y is None else y[:TYPICAL]), "train", batch_size, "training"
-    )
-    outside = measurement.figures(other, cfg.split, batch_size, str(other_data.name))
-    pngs = png_bits(arrays[0]), png_bits(other[0])
-    level = float(typical.mean())
+    flow, (data, arrays, inside) = measurement.flow, own
+    names = str(data.name), str(other[0].name)
+    x, _ = training
+    typical = summary(measurement.figures(flow, (x[:TYPICAL], None), "train", batch_size, "training"))
+    if typical["finite_mean"] is None:
+        raise UsageError("no training image has a finite likelihood: there is nothing to compare with")
+    if typical["non_finite"]:
+        print(f"warning: {typical['non_finite']} of {typical['n']} training images have no finite likelihood")
+    level = typical["finite_mean"]
+    outside = measurement.figures(flow, (other[1][0], None), split, batch_size, names[1])
+    pngs = png_bits(arrays[0]), png_bits(other[1][0])
     report = ood_report(inside, outside, *pngs, typical=level)
-    names = str(data.name), str(other_data.name)
     mine, others = (ood_scores(b, p, level) for b, p in zip((inside, outside), pngs, strict=True))
-    save_picture(ood_picture(mine, others, names, report), folder / f"ood-{other_data.name}.png")
+    save_picture(ood_picture(mine, others, names, report), folder / f"ood-{names[1]}.png")
     print(f"{names[0]} against {names[1]}, AUROC of scores that should be higher for {names[1]}:")
     for score, auroc in report["auroc"].items():
         print(f"  {score:<12} {auroc:.3f}")
     report["verdict"] = verdict(report, names[0], names[1])
     print(report["verdict"])
-    return report | {"datasets": list(names)}
+    return report | {"datasets": list(names), "typical_of": typical}
 
 
 def _diagnose(measurement: Measurement, arrays: Arrays, folder: Path) -> dict[str, Any]:
@@ -236,13 +275,14 @@ def _compare_in_the_plane(
     others = baselines(data.splits["train"][0], arrays[0])
     picture = plane_picture(measurement.flow, arrays[0], generator("cpu", "samples", measurement.seed))
     save_picture(picture, folder / "plane.png")
-    figures = {"flow": report["weights"][_chosen(measurement)]["mean"]} | {
-        k: v["nll"] for k, v in others.items()
-    }
+    flow_nll = report["weights"][_chosen(measurement)]["mean"]
     print("negative log-likelihood of held-out points, nats:")
-    for name, value in figures.items():
-        print(f"  {name:<8} {value:.4f}")
+    print(f"  flow     {'not finite' if flow_nll is None else f'{flow_nll:.4f}'}")
+    for name, figures in others.items():
+        print(f"  {name:<8} {figures['nll']:.4f}")
     best = min(others, key=lambda name: others[name]["nll"])
-    if (gap := figures["flow"] - figures[best]) > WORSE:
-        print(f"  the {best} is better by {gap:.2f} nats: raise trainer.max_steps, model.layers or model.hidden")
+    if flow_nll is not None and (gap := flow_nll - others[best]["nll"]) > WORSE:
+        print(
+            f"  the {best} is better by {gap:.2f} nats: raise trainer.max_steps, model.layers or model.hidden"
+        )
     return others

@@ -18,11 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from glow.commands.inputs import (
-    folder_pictures,
-    labels_for,
-    open_saved,
-)
+from glow.commands.inputs import as_list, check_path, folder_pictures, make_folder, open_saved
 from glow.commands.session import Session
 from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.completion import complete, trace_picture
@@ -35,7 +31,7 @@ from glow.evaluation.latents import (
     unflatten,
 )
 from glow.evaluation.masks import parse_mask
-from glow.evaluation.pictures import temperature_grid
+from glow.evaluation.plane import scatter_picture
 from glow.saved import Saved
 from glow.seeds import generator
 
@@ -87,16 +83,17 @@ def sample(cfg: DictConfig) -> dict[str, Any]:
         "files": [p.name for p in session.files],
     }
     path = session.folder / f"{cfg.mode}.json"
-    session.folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(f"in {session.folder}: {', '.join([*report['files'], path.name])}")
     return report
 
 
 def _export(cfg: DictConfig, saved: Saved) -> dict[str, Any]:
+    check_path("export", cfg.export)
     path = Path(cfg.export)
     if path.suffix != ".safetensors":
         raise UsageError(f"export={path} must end in .safetensors")
+    make_folder(path.parent)
     saved.export(path, cfg.weights)
     weights = cfg.weights or saved.best
     print(f"wrote {path}: {weights} weights and the configuration; glow.load('{path}') reads it")
@@ -117,27 +114,36 @@ def draw_samples(session: Session) -> dict[str, Any]:
     by_row = flow.classes and cfg.label == "all"
     columns = n // flow.classes if by_row else math.ceil(math.sqrt(n))
     figures: list[dict[str, Any]] = []
+    strip = []
+    few = torch.linspace(0, n - 1, min(n, STRIP)).long()
     for temperature in temperatures:
         decoded = session.decode([temperature * z for z in latents], y, f"samples at {temperature:g}")
-        _write_samples(session, decoded.images, f"samples_t{temperature:g}", columns)
+        _write_samples(session, decoded.images, f"samples_t{temperature}", columns)
+        strip.append(decoded.images[few] if flow.dequantize else decoded.images)
         figures.append({"temperature": temperature, "n": n, **_wrong(decoded)})
     if len(temperatures) > 1 and flow.dequantize:
-        strip = temperature_grid(flow, temperatures, STRIP, session.random("samples"))
-        session.keep(strip, "temperature_strip")
+        session.draw_grid(torch.cat(strip), "temperature_strip", len(few))
+    elif len(temperatures) > 1 and flow.event_shape == (2,):
+        session.keep(
+            scatter_picture(dict(zip(map(_at, temperatures), strip, strict=True))), "temperature_strip"
+        )
     for row in figures:
         wrong = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
         print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {wrong}")
     return {"samples": figures, "labels": None if y is None else y.tolist()}
 
 
+def _at(temperature: float) -> str:
+    return f"temperature {temperature:g}"
+
+
 def _write_samples(session: Session, images: Tensor, name: str, columns: int) -> None:
-    points = session.flow.dequantize is None
-    if session.cfg.format == "npy" or points:
+    in_plane = session.flow.event_shape == (2,)
+    if session.cfg.format == "npy" or (session.flow.dequantize is None and not in_plane):
         path = session.folder / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, images.numpy())
         session.files.append(path)
-    elif session.cfg.format == "folder":
+    elif session.cfg.format == "folder" and not in_plane:
         folder = session.folder / name
         shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
         folder.mkdir(parents=True)
@@ -145,6 +151,8 @@ def _write_samples(session: Session, images: Tensor, name: str, columns: int) ->
         for i, image in enumerate(grey):
             Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
         session.files.append(folder)
+    elif in_plane:
+        session.keep(scatter_picture({"samples": images}), name)
     else:
         session.draw_grid(images, name, columns)
 
@@ -228,14 +236,15 @@ def _advance(bar: tqdm, done: int) -> None:
 def draw_manipulation(session: Session) -> dict[str, Any]:
     """Images moved along the difference of two groups' mean latents (Kingma & Dhariwal 2018, section 6.1)."""
     cfg, flow = session.cfg, session.flow
-    if cfg.groups is None or len(cfg.groups) != 2:
+    groups = [] if cfg.groups is None else as_list("groups", cfg.groups)
+    if len(groups) != 2:
         raise UsageError("groups must be two classes, groups=[0,9], or two folders of pictures")
-    strengths = list(cfg.strengths)
+    strengths = as_list("strengths", cfg.strengths)
     for value in strengths:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UsageError(f"strengths must be numbers, got {value!r}")
     means, counts = [], []
-    for group in cfg.groups:
+    for group in groups:
         members, labels = _group(session, group)
         means.append(flatten(session.encode(members, labels)).mean(0))
         counts.append(len(members))
@@ -248,27 +257,23 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
     y = None if y is None else y.repeat_interleave(len(strengths))
     decoded = session.decode(unflatten(moved, flow), y, "images")
     session.draw_grid(decoded.images, "manipulate", len(strengths))
-    print(
-        f"from {cfg.groups[0]} ({counts[0]} images) to {cfg.groups[1]} ({counts[1]}), strengths {strengths}"
-    )
+    print(f"from {cfg.groups[0]} ({counts[0]} images) to {groups[1]} ({counts[1]}), strengths {strengths}")
     return {
-        "groups": list(cfg.groups), "group_sizes": counts, "strengths": strengths,
+        "groups": groups, "group_sizes": counts, "strengths": strengths,
         "distance": float(direction.norm()), **_wrong(decoded),
     }  # fmt: skip
 
 
 def _group(session: Session, group: object) -> tuple[Tensor, Tensor | None]:
     if isinstance(group, str):
-        x = folder_pictures(group, session.flow, GROUP)
-        y = session.labels(len(x)) if session.cfg.label is not None else None
-        return x, labels_for(session.flow, y, len(x), "the pictures of groups")
+        return session.labelled(folder_pictures(group, session.flow, GROUP))
     x, y = session.split
     if y is None:
         raise UsageError("groups: the data has no labels; give two folders of pictures")
     if isinstance(group, bool) or not isinstance(group, int) or not (y == group).any():
         raise UsageError(f"groups: {group!r} is none of the labels {y.unique().tolist()}")
     chosen = (y == group).nonzero().flatten()[:GROUP]
-    return x[chosen], labels_for(session.flow, y[chosen], len(chosen), "groups")
+    return session.labelled(x[chosen], y[chosen])
 
 
 MODES: dict[str, Callable[[Session], dict[str, Any]]] = {

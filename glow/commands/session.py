@@ -9,14 +9,22 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from glow.commands.inputs import check_index, dataset_config, labels_for, load_split, picture_files
+from glow.commands.inputs import (
+    as_list,
+    check_index,
+    dataset_config,
+    labels_for,
+    load_split,
+    make_folder,
+    picture_files,
+)
 from glow.data.base import Arrays
 from glow.errors import UsageError, check_positive
-from glow.evaluation.latents import Decoded, decode
+from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.evaluation.pictures import grid, save_picture
 from glow.flow import Flow
 from glow.saved import Saved
@@ -32,7 +40,7 @@ class Session:
     flow: Flow
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.cfg.out) if self.cfg.out else self.saved.folder / "samples"
+        self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / "samples")
         self.files: list[Path] = []
 
     @property
@@ -55,12 +63,10 @@ class Session:
     def temperatures(self, default: float) -> list[float]:
         """``temperature`` as a list."""
         given = self.cfg.temperature
-        values = [default] if given is None else list(given) if isinstance(given, ListConfig) else [given]
-        if not values:
-            raise UsageError("temperature is an empty list: give at least one")
+        values = [default] if given is None else as_list("temperature", given)
         for value in values:
             check_positive("temperature", value)
-        return values
+        return list(dict.fromkeys(values))
 
     def temperature(self, default: float) -> float:
         """``temperature`` where there can be only one."""
@@ -78,41 +84,45 @@ class Session:
             return None
         if label == "all":
             return torch.arange(classes).repeat_interleave(-(-n // classes))
-        wanted = range(classes) if label is None else label if isinstance(label, ListConfig) else [label]
+        wanted = list(range(classes)) if label is None else as_list("label", label)
         for value in wanted:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
                 raise UsageError(
                     f"label must be from 0 to {classes - 1}, a list of these, or all; got {label}"
                 )
-        return torch.tensor(list(wanted)).repeat(-(-n // len(wanted)))[:n]
+        return torch.tensor(wanted).repeat(-(-n // len(wanted)))[:n]
 
     def images(
         self, default: Sequence[int], counts: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The real images of the settings, uint8 (N, C, H, W), and their labels for a class-conditional model."""
         given = self.cfg.images
-        chosen = list(default) if given is None else list(given) if isinstance(given, ListConfig) else [given]
-        if not chosen or (counts and len(chosen) not in counts):
-            many = " or ".join(map(str, counts)) if counts else "at least one"
+        chosen = list(default) if given is None else as_list("images", given)
+        if counts and len(chosen) not in counts:
+            many = " or ".join(map(str, counts))
             raise UsageError(f"mode={self.cfg.mode} takes {many} images, got images={chosen}")
         if all(isinstance(c, str) for c in chosen):
-            y = self.labels(len(chosen)) if self.cfg.label is not None else None
-            return picture_files(list(map(str, chosen)), self.flow), labels_for(
-                self.flow, y, len(chosen), "pictures"
-            )
+            return self.labelled(picture_files(list(map(str, chosen)), self.flow))
         x, y = self.split
         index = [check_index("images", c, len(x)) for c in chosen]
-        return x[index], labels_for(self.flow, None if y is None else y[index], len(index), "images")
+        return self.labelled(x[index], None if y is None else y[index])
 
-    def to_device(self, *tensors: Tensor | None) -> list[Tensor | None]:
-        """Where the flow is."""
-        return [None if t is None else t.to(self.flow.device) for t in tensors]
+    def labelled(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images with their labels, or those of ``label`` if it is set, for a class-conditional model."""
+        if self.cfg.label is not None:
+            if self.cfg.label == "all":
+                raise UsageError(f"label=all is for mode=samples, not for mode={self.cfg.mode}")
+            y = self.labels(len(x))
+        return x, labels_for(self.flow, y, "these images")
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
         """Latents on the CPU."""
-        parts = zip(x.split(256), [None] * len(x) if y is None else y.split(256), strict=False)
-        encoded = [self.flow.encode(*self.to_device(a, b)) for a, b in parts]  # type: ignore[arg-type]
+        device, size = self.flow.device, self.cfg.batch_size or CPU_BATCH
+        encoded = [
+            self.flow.encode(x[i : i + size].to(device), None if y is None else y[i : i + size].to(device))
+            for i in range(0, len(x), size)
+        ]
         return [torch.cat(scale).cpu() for scale in zip(*encoded, strict=True)]
 
     def decode(self, latents: Sequence[Tensor], y: Tensor | None, what: str = "samples") -> Decoded:

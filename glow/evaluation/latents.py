@@ -53,13 +53,15 @@ def decode(
     while done < n:
         part = slice(done, done + size)
         try:
-            x = flow.generate(
+            x: Tensor | None = flow.generate(
                 [z[part].to(flow.device, flow.dtype) for z in latents],
                 None if y is None else y[part].to(flow.device),
             )
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
+            x = None
+        if x is None:  # out here, where the exception holds no memory any more
             size = size // 2
             torch.cuda.empty_cache()
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,16 @@ def plane_figure(flow: Flow, data: Tensor, generator: torch.Generator, side: int
     of_norms.axline((0, 0), slope=1, color="black", linewidth=1)
     of_norms.set(xlabel="quantile of chi-square, 2 degrees of freedom", ylabel="quantile of the data")
     return figure
+
+
+def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
+    """Sets of points in the plane (N, 2) side by side under their names, on the same axes: uint8 (3, H, W)."""
+    figure = Figure(figsize=(4 * len(points), 4), dpi=80, layout="constrained")
+    panels = figure.subplots(1, len(points), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (name, some) in zip(panels, points.items(), strict=True):
+        axes.scatter(*some[some.isfinite().all(1)].T.numpy(), s=2)
+        axes.set_title(name)
+    return figure_to_tensor(figure)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glow.data import ArrayData
 from glow.errors import UsageError, check_positive
+from glow.evaluation.bits import evaluation_noise
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
 from glow.seeds import generator
 from glow.training.module import FlowModule
@@ -90,11 +91,16 @@ class Pictures(L.Callback):
             data = trainer.datamodule  # type: ignore[attr-defined]
             assert isinstance(data, ArrayData)
             x, y = data.splits["val"]
-            x = x[: self.HISTOGRAM].to(module.device)
+            x = x[: self.HISTOGRAM].to(module.device, None if module.is_image else module.flow.dtype)
+            noise = None
+            if module.is_image:  # uniform, for which the density is trained
+                noise = evaluation_noise(x, "latents", module.seed, 0, dtype=module.flow.dtype)
             labels = y[: len(x)].to(module.device) if module.flow.classes and y is not None else None
-            for i, z in enumerate(module.flow.encode(x, labels), 1):
+            for i, z in enumerate(module.flow.encode(x, labels, noise), 1):
+                z = z[z.isfinite()].float()
                 for logger in loggers:
-                    logger.experiment.add_histogram(f"latents/scale_{i}", z.float(), trainer.global_step)
+                    if len(z):  # TensorBoard has no empty histogram
+                        logger.experiment.add_histogram(f"latents/scale_{i}", z, trainer.global_step)
 
     @rank_zero_only
     def draw_final(self, trainer: L.Trainer, module: FlowModule) -> Path | None:

@@ -62,9 +62,11 @@ class TestBits:
 
     def test_other_data(self, tiny_run: Path, tmp_path: Path, picture_folder: Path) -> None:
         folder = ("dataset=image_folder", f"dataset.root={picture_folder}")
-        report = measure(tiny_run, tmp_path, *folder, FAST, "split=train")
+        report = measure(tiny_run, tmp_path, *folder, FAST)
         assert report["dataset"] == "image_folder"
-        assert report["weights"]["ema"]["n"] > 20
+        assert report["split"] == "all"
+        assert report["weights"]["ema"]["n"] == 40
+        assert measure(tiny_run, tmp_path, *folder, FAST, "split=test")["weights"]["ema"]["n"] == 4
         assert measure(tiny_run, tmp_path, FAST)["weights"]["ema"]["mean"] != report["weights"]["ema"]["mean"]
 
     def test_an_image_without_likelihood_is_named(
@@ -85,26 +87,40 @@ class TestBits:
 
 
 class TestOutOfDistribution:
-    def test_two_datasets(self, run: Any, fake_mnist: Path, tmp_path: Path) -> None:
-        root = f"dataset.root={fake_mnist}"
-        tiny = (
-            "model.depth=1",
-            "model.width=4",
-            "callbacks.pictures=null",
-            "dataset.val_size=20",
-            "name=tiny",
-        )
-        run("debug=fast", "dataset=fashion_mnist", root, *tiny)
-        folder = tmp_path / "outputs" / "tiny"
-        report = measure(folder, tmp_path, "ood=fashion_mnist:mnist", root, FAST)["ood"]
+    @pytest.fixture
+    def fashion(self, run: Any, fake_mnist: Path, tmp_path: Path) -> Path:
+        """A tiny run on Fashion-MNIST's files."""
+        run(
+            "debug=fast", "dataset=fashion_mnist", f"dataset.root={fake_mnist}", "dataset.val_size=20", "name=tiny",
+            "model.depth=1", "model.width=4", "callbacks.pictures=null", "callbacks.estimate=null",
+        )  # fmt: skip
+        return tmp_path / "outputs" / "tiny"
+
+    def test_two_datasets(
+        self, fashion: Path, fake_mnist: Path, tmp_path: Path, picture_folder: Path
+    ) -> None:
+        report = measure(fashion, tmp_path, "ood=fashion_mnist:mnist", FAST)["ood"]  # found beside the other
         assert report["datasets"] == ["fashion_mnist", "mnist"]
         assert set(report["auroc"]) == {"likelihood", "typicality", "complexity", "png"}
         assert report["inside"]["bpd"]["n"] == report["other"]["bpd"]["n"] == 60
+        assert report["typical_of"]["n"] == 180  # without what is held out for validation
         assert min(Image.open(tmp_path / "ood-mnist.png").size) > 100
-        alone = measure(folder, tmp_path, "ood=mnist", root, FAST)["ood"]
-        assert alone == report
-        with pytest.raises(UsageError, match="ood names both datasets"):
-            measure(folder, tmp_path, "ood=fashion_mnist:mnist", "dataset=mnist", f"{root}")
+        root = f"dataset.root={fake_mnist}"
+        assert measure(fashion, tmp_path, "ood=mnist", root, FAST)["ood"] == report
+        folder = measure(fashion, tmp_path, "ood=image_folder", f"dataset.root={picture_folder}", FAST)["ood"]
+        assert folder["datasets"] == ["fashion_mnist", "image_folder"]
+        assert folder["inside"] == report["inside"]
+
+    def test_errors(self, fashion: Path, labelled_run: Path, tmp_path: Path) -> None:
+        for wrong, message in (
+            (["ood=fashion_mnist:mnist", "dataset=mnist"], "ood names the datasets: leave out dataset="),
+            (["ood=mnist:fashion_mnist"], "was trained on fashion_mnist: set ood=fashion_mnist:mnist"),
+            (["ood=fashion_mnist:mnits"], "dataset=mnits is not one of .*did you mean 'mnist'"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                measure(fashion, tmp_path, FAST, *wrong)
+        with pytest.raises(UsageError, match="ood needs a model without classes"):
+            measure(labelled_run, tmp_path, FAST, "ood=mnist")
 
 
 class TestDiagnostics:
@@ -120,11 +136,28 @@ class TestDiagnostics:
         assert min(Image.open(tmp_path / "plane.png").size) > 300
         assert "negative log-likelihood of held-out points" in capsys.readouterr().out
 
+    def test_a_diverged_flow_of_points(
+        self, points_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = Path(shutil.copytree(points_run, tmp_path / "run"))
+        content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        for value in content["state_dict"].values():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                value.fill_(float("nan"))
+        torch.save(content, run / "checkpoints" / "best.ckpt")
+        report = measure(run, tmp_path)
+        assert report["weights"]["raw"]["non_finite"] == 300
+        assert any("not finite" in line for line in report["diagnostics"]["findings"])
+        assert "flow     not finite" in capsys.readouterr().out
+
+    def test_few_points(self, points_run: Path, tmp_path: Path) -> None:
+        assert "baselines" not in measure(points_run, tmp_path, "limit=1")
+
 
 def test_files_go_into_the_runs_folder(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "runs" / "copy"))
     evaluate(compose("evaluate", [f"output_dir={tmp_path}/runs", FAST, "limit=4"]))  # the newest run
-    assert {p.name for p in (run / "evaluation" / "digits-test").iterdir()} == {
+    assert {p.name for p in (run / "evaluation" / "digits-test-first4").iterdir()} == {
         "evaluation.json",
         "per_image.csv",
     }
@@ -135,11 +168,11 @@ def test_files_go_into_the_runs_folder(tiny_run: Path, tmp_path: Path) -> None:
     [
         (["draws=0"], "draws must be an integer above zero"),
         (["bound=elbo"], "bound='elbo' is not one of mean, iw"),
-        (["split=all"], "split='all' is not one of train, val, test"),
+        (["split=some"], "split='some' is not one of train, val, test"),
         (["limit=0"], "limit must be an integer above zero"),
         (["diagnostics=maybe"], "diagnostics must be true or false"),
         (["ood=a:b:c"], "ood=a:b:c must be IN_DISTRIBUTION:OTHER"),
-        (["ood=mnits"], "dataset=mnits is not one of .*did you mean 'mnist'"),
+        (["ood=digits:mnits"], "dataset=mnits is not one of .*did you mean 'mnist'"),
         (["dataset=cifar10"], r"dataset=cifar10 has examples of shape \(3, 32, 32\)"),
         (["weights=mean"], "weights='mean' is not one of ema, raw"),
     ],

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glow.commands.cli import CONF, compose
 from glow.errors import UsageError
@@ -296,3 +297,17 @@ def test_half_precision_without_its_arithmetic_is_warned_of(
         warnings.simplefilter("always")
         run(*half, "name=quick")
     assert not [w for w in caught if "bf16 arithmetic" in str(w.message)]
+
+
+@pytest.mark.parametrize("overrides", [(), ("experiment=two_moons", "trainer.precision=64-true")])
+def test_pictures_in_tensorboard(run: Run, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Samples, the strip of temperatures, and histograms of latents for every scale."""
+    small = ("model.depth=1", "model.width=4") if not overrides else ()
+    run("debug=fast", "name=seen", "callbacks.estimate=null", *small, *overrides)
+    events = EventAccumulator(str(tmp_path / "outputs/seen/tensorboard"), {"images": 0, "histograms": 0})
+    events.Reload()
+    images = not overrides
+    assert events.Tags()["images"] == (["samples", "temperatures"] if images else ["samples"])
+    assert events.Tags()["histograms"] == [f"latents/scale_{i}" for i in range(1, 4 if images else 2)]
+    counts = events.Histograms("latents/scale_1")[0].histogram_value.num
+    assert counts == (64 * 32 if images else 64 * 2)
