@@ -21,10 +21,12 @@ from .files import check_files
 ROOT = CONF.parent
 
 
-def shell(tmp_path: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def shell(
+    tmp_path: Path, *arguments: str, program: str = "train.py", **options: Any
+) -> subprocess.CompletedProcess[str]:
     """`python train.py ...` in a process of its own, as a user types it."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments, f"output_dir={tmp_path}/outputs"],
+        [sys.executable, str(ROOT / program), *arguments, f"output_dir={tmp_path}/outputs"],
         capture_output=True, text=True, timeout=240, cwd=tmp_path, **options,
     )  # fmt: skip
 
@@ -62,6 +64,46 @@ class TestCommandLine:
             "trainer.precision",
         ):
             assert text in result.stdout, text
+
+    def test_sampling_and_measuring(self, tmp_path: Path, tiny_run: Path, picture_folder: Path) -> None:
+        """With data of another name, which Hydra's own group could not give them."""
+        other = ("dataset=image_folder", f"dataset.root={picture_folder}")
+        ckpt = f"ckpt={tiny_run}"
+        drawn = shell(
+            tmp_path, ckpt, *other, "mode=reconstruct", "images=[0]", "out=drawn", program="sample.py"
+        )
+        assert drawn.returncode == 0, drawn.stderr
+        assert "largest error of 1 reconstructions: 0 of 17 grey levels" in drawn.stdout
+        options = (ckpt, *other, "limit=4", "out=measured", "diagnostics=false")
+        measured = shell(tmp_path, *options, program="evaluate.py")
+        assert measured.returncode == 0, measured.stderr
+        assert re.search(r"ema +[\d.]+ \+- [\d.]+ bits/dim", measured.stdout)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["drawn", "measured", "pictures"]
+
+    @pytest.mark.parametrize(
+        ("program", "arguments", "message"),
+        [
+            ("sample.py", ["temprature=1"], "error: temprature is not a setting; did you mean 'temperature'"),
+            ("sample.py", ["model=glow"], "error: model is not a setting"),
+            ("sample.py", ["dataset=mnits"], "error: there is no run in output_dir="),
+            ("evaluate.py", ["ckpt=nowhere"], "error: ckpt=nowhere is not there"),
+        ],
+        ids=lambda v: v[0] if isinstance(v, list) else "",
+    )
+    def test_their_errors_are_one_sentence(
+        self, tmp_path: Path, program: str, arguments: list[str], message: str
+    ) -> None:
+        result = shell(tmp_path, *arguments, program=program)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+    @pytest.mark.parametrize("program", ["sample", "evaluate"])
+    def test_their_help(self, tmp_path: Path, program: str) -> None:
+        result = shell(tmp_path, "--help", program=f"{program}.py")
+        assert result.returncode == 0
+        assert f"python {program}.py ckpt=outputs/NAME" in result.stdout
+        assert "dataset=NAME" in result.stdout
 
     @pytest.mark.slow
     def test_sigterm_saves_and_exits_143_and_the_command_continues(self, tmp_path: Path) -> None:
