@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijections.base import Bijection, no_log_det, sum_event
+from glow.bijections.elementwise import Spline
 from glow.errors import UsageError, check_choice, check_positive
 
 SHARPNESS = 2.0
@@ -131,6 +132,33 @@ class AffineCoupling(Coupling):
         else:
             _, log_scale = sigmoid_scale(raw, self.min_scale)
         return shift, log_scale
+
+
+class SplineCoupling(Coupling):
+    """Every element of the moved half goes through a spline of its own (Durkan et al. 2019, section 3.2).
+
+    The network has ``spline.parameters`` outputs for each of the C2 elements of vectors (B, C2), one element's after
+    another's.
+
+    Args:
+        network: see ``Coupling``.
+        spline: the function.
+        swap: see ``Coupling``.
+    """
+
+    def __init__(self, network: nn.Module, spline: Spline, swap: bool = False) -> None:
+        super().__init__(network, swap)
+        self.spline = spline
+
+    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The spline of x, log-det (B,)."""
+        z, log_slope = self.spline.forward(x, h.unflatten(1, (-1, self.spline.parameters)))
+        return z, sum_event(log_slope)
+
+    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Its inverse, log-det (B,)."""
+        x, log_slope = self.spline.inverse(z, h.unflatten(1, (-1, self.spline.parameters)))
+        return x, sum_event(log_slope)
 
 
 def sigmoid_scale(raw: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,15 @@ from typing import Any
 
 from glow.errors import UsageError, check_choice, nearest
 from glow.flow import Flow
+from glow.models.autoregressive import iaf, maf
 from glow.models.glow import glow
+from glow.models.nice import nice
+from glow.models.nsf import nsf
 from glow.models.realnvp import realnvp
 
-FAMILIES: dict[str, Callable[..., Flow]] = {"glow": glow, "realnvp": realnvp}
+FAMILIES: dict[str, Callable[..., Flow]] = {
+    "glow": glow, "nice": nice, "realnvp": realnvp, "maf": maf, "iaf": iaf, "nsf": nsf,
+}  # fmt: skip
 """What ``model.family`` may be. Names instead of import paths: a checkpoint's configuration can only
 ask for one of these, never for other code."""
 
@@ -41,4 +46,4 @@ def build(config: Mapping[str, Any]) -> Flow:
     return recipe(**arguments)
 
 
-__all__ = ["FAMILIES", "build", "glow", "realnvp"]
+__all__ = ["FAMILIES", "build", "glow", "iaf", "maf", "nice", "nsf", "realnvp"]

@@ -1,6 +1,7 @@
 """Networks that give a coupling its parameters."""
 
 from glow.networks.conv import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
+from glow.networks.made import MADE
 from glow.networks.mlp import MLP
 
-__all__ = ["MLP", "ActNormConv2d", "ConvNet", "ScaledConv2d", "ZeroConv2d"]
+__all__ = ["MADE", "MLP", "ActNormConv2d", "ConvNet", "ScaledConv2d", "ZeroConv2d"]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from glow.bijections import (
     ActNorm,
@@ -13,11 +14,12 @@ from glow.bijections import (
     Dequantize,
     LUConv1x1,
     Permutation,
+    Spline,
     Squeeze,
     TopPrior,
 )
 from glow.errors import UsageError
-from glow.networks import MLP
+from glow.networks import MADE, MLP
 
 
 def test_squeeze_puts_channel_c_dy_dx_at_4c_2dy_dx() -> None:
@@ -171,3 +173,50 @@ def test_the_top_prior_of_a_class_is_that_class_s_gaussian() -> None:
     normal = torch.distributions.Normal(mean, sd)
     standard = torch.distributions.Normal(0, 1)
     torch.testing.assert_close(standard.log_prob(eps).sum() + log_det[0], normal.log_prob(z).sum())
+
+
+class TestSpline:
+    def test_is_the_identity_at_zero_and_outside(self) -> None:
+        spline = Spline(6, 2.0)
+        x = torch.linspace(-3, 3, 61, dtype=torch.float64)
+        z, log_slope = spline.forward(x, torch.zeros(61, spline.parameters, dtype=torch.float64))
+        torch.testing.assert_close(z, x, rtol=0, atol=1e-12)
+        torch.testing.assert_close(log_slope, torch.zeros_like(x), rtol=0, atol=1e-12)
+        far = torch.tensor([-2.5, 2.5, -100.0, 100.0], dtype=torch.float64)
+        z, log_slope = spline.forward(far, torch.randn(4, spline.parameters, dtype=torch.float64))
+        assert torch.equal(z, far)
+        assert (log_slope == 0).all()
+
+    def test_is_continuous_and_increasing_over_its_knots_and_ends(self) -> None:
+        spline = Spline(5, 1.0)
+        h = torch.randn(1, spline.parameters, dtype=torch.float64).expand(40001, -1)
+        x = torch.linspace(-1.2, 1.2, 40001, dtype=torch.float64)
+        z, log_slope = spline.forward(x, h)
+        steps = z.diff()
+        assert (steps > 0).all()
+        middle = 0.5 * (log_slope[1:].exp() + log_slope[:-1].exp()) * x.diff()
+        torch.testing.assert_close(steps, middle, rtol=2e-2, atol=1e-7)
+        back, _ = spline.inverse(z, h)
+        torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
+
+    def test_float32_survives_extreme_parameters(self) -> None:
+        spline = Spline(8, 5.0)
+        h = 30 * torch.randn(2000, spline.parameters)
+        z, log_slope = spline.forward(10 * torch.rand(2000) - 5, h)
+        assert z.isfinite().all()
+        assert log_slope.isfinite().all()
+        x, log_slope = spline.inverse(10 * torch.rand(2000) - 5, h)
+        assert x.isfinite().all()
+        assert log_slope.isfinite().all()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_made_sees_what_comes_before_and_all_of_it(backwards: bool, layers: int) -> None:
+    made = MADE(5, 2, hidden=16, layers=layers, backwards=backwards).double()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter)
+    jacobian = torch.autograd.functional.jacobian(lambda x: made(x[None])[0], torch.randn(5).double())
+    sees = (jacobian != 0).any(1)  # (D, D)
+    before = made.order[None, :] < made.order[:, None]
+    assert torch.equal(sees, before)

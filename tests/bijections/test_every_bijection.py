@@ -14,20 +14,28 @@ from torch import Tensor, nn
 from glow.bijections import (
     ActNorm,
     AdditiveCoupling,
+    Affine,
     AffineCoupling,
+    Autoregressive,
     Bijection,
     Composition,
+    Coupling,
+    DiagonalScale,
+    Elementwise,
     GlowLevel,
     GlowStep,
+    Inverse,
     LUConv1x1,
     MultiScale,
     Permutation,
     PlainConv1x1,
+    Spline,
+    SplineCoupling,
     SplitPrior,
     Squeeze,
     TopPrior,
 )
-from glow.networks import MLP, ConvNet, ZeroConv2d
+from glow.networks import MADE, MLP, ConvNet, ZeroConv2d
 
 CHANNELS = 4
 
@@ -60,6 +68,11 @@ def multiscale() -> nn.Module:
     return MultiScale([level(4), level(8)], [SplitPrior(ZeroConv2d(2, 4))], TopPrior(8, classes=3))
 
 
+def autoregressive(dimensions: int, elementwise: Elementwise, backwards: bool = False) -> Autoregressive:
+    network = MADE(dimensions, elementwise.parameters, 8, backwards=backwards)
+    return Autoregressive(network, network.order, elementwise)
+
+
 def labels(n: int) -> Tensor:
     return torch.arange(n) % 3
 
@@ -79,6 +92,12 @@ CASES: dict[str, Case] = {
     "affine sigmoid bounded": Case(lambda: AffineCoupling(image_net(2, 4), min_scale=0.1)),
     "affine tanh of vectors": Case(lambda: AffineCoupling(MLP(2, 4, 8), scale="tanh"), (4,)),
     "affine tanh, odd, swapped": Case(lambda: AffineCoupling(MLP(3, 4, 8), swap=True, scale="tanh"), (5,)),
+    "spline coupling": Case(lambda: SplineCoupling(MLP(2, 2 * 14, 8), Spline(5, 1.5)), (4,)),
+    "spline coupling swapped": Case(lambda: SplineCoupling(MLP(3, 2 * 8, 8), Spline(3), swap=True), (5,)),
+    "affine autoregressive": Case(lambda: autoregressive(4, Affine()), (4,)),
+    "spline autoregressive, backwards": Case(lambda: autoregressive(3, Spline(4, 2.0), True), (3,)),
+    "inverse autoregressive": Case(lambda: Inverse(autoregressive(3, Affine())), (3,)),
+    "diagonal scale": Case(lambda: DiagonalScale(3), (3,)),
     "split prior": Case(
         lambda: SplitPrior(ZeroConv2d(CHANNELS, 2 * CHANNELS)),
         context=lambda n: torch.randn(n, CHANNELS, 2, 2, dtype=torch.float64),
@@ -192,7 +211,7 @@ def test_autocast_leaves_the_algebra_in_its_dtype(case: Case, dtype: torch.dtype
     x = x.to(dtype)
     context = context.to(dtype) if context is not None and context.is_floating_point() else context
     for sub in module.modules():
-        if isinstance(sub, (AffineCoupling, AdditiveCoupling)):
+        if isinstance(sub, (Coupling, Autoregressive)):
             sub.network.forward = partial(_without_autocast, sub.network.forward)  # type: ignore[method-assign]
     z, log_det = module(x, context)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from glow.errors import UsageError
-from glow.models import build, glow, realnvp
+from glow.models import FAMILIES, build, glow, nsf, realnvp
+from glow.networks import MADE
 
 
 def count(flow: torch.nn.Module) -> int:
@@ -97,6 +100,89 @@ def test_bad_arguments_of_realnvp(arguments: dict[str, object], message: str) ->
         realnvp(**{"shape": (2,), **arguments})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("family", ["nice", "maf", "iaf", "nsf"])
+def test_bad_arguments_of_the_others(family: str) -> None:
+    for arguments, message in (
+        ({"shape": (1, 8, 8)}, f"{family} models vectors"),
+        ({"shape": (1,)}, "two or more dimensions"),
+        ({"layers": 0}, "layers must be an integer above zero"),
+        ({"hidden": "big"}, "hidden must be an integer above zero, got 'big'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            FAMILIES[family](**{"shape": (2,), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bins": 1}, "bins must be from 2 to 500, got 1"),
+        ({"bound": 0}, "bound must be a number above zero"),
+        ({"autoregressive": "yes"}, "autoregressive must be true or false"),
+    ],
+)
+def test_bad_arguments_of_nsf(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        nsf((2,), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("nice", {}), ("realnvp", {}), ("maf", {}), ("iaf", {}), ("nsf", {}), ("nsf", {"autoregressive": True})],
+    ids=["nice", "realnvp", "maf", "iaf", "nsf", "nsf autoregressive"],
+)
+class TestEveryFamilyOfVectors:
+    def test_begins_as_the_identity(self, family: str, options: dict[str, object]) -> None:
+        flow = FAMILIES[family]((3,), layers=3, hidden=8, **options)
+        x = torch.randn(5, 3)
+        torch.testing.assert_close(flow.encode(x)[0], x, rtol=0, atol=1e-6)
+
+    def test_learns(self, family: str, options: dict[str, object]) -> None:
+        """A parabola with noise: its entropy is that of two normals, and a normal of its covariance has 3.00 nats."""
+        flow = FAMILIES[family]((2,), layers=4, hidden=32, **options)
+        source = torch.Generator().manual_seed(0)
+        optimizer = torch.optim.Adam(flow.parameters(), 5e-3)
+
+        def data(n: int) -> torch.Tensor:
+            a, b = torch.randn(2, n, generator=source)
+            return torch.stack((a, a * a + 0.3 * b), dim=1)
+
+        flow.initialize(data(256))
+        for _ in range(250):
+            optimizer.zero_grad()
+            (-flow.log_prob(data(256)).mean()).backward()
+            optimizer.step()
+        entropy = 1 + math.log(2 * math.pi) + math.log(0.3)
+        nll = -flow.eval().log_prob(data(4000)).mean().item()
+        assert entropy - 0.1 < nll < entropy + (0.35 if family == "nice" else 0.25)
+
+    def test_its_density_integrates_to_one(self, family: str, options: dict[str, object]) -> None:
+        flow = FAMILIES[family]((2,), layers=2, hidden=8, **options).double()
+        flow.initialize(torch.randn(64, 2, dtype=torch.float64))
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        axis = torch.linspace(-12, 12, 481, dtype=torch.float64)
+        points = torch.cartesian_prod(axis, axis)
+        with torch.no_grad():
+            mass = flow.log_prob(points).exp().sum() * (axis[1] - axis[0]) ** 2
+        assert mass.item() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize(("family", "density", "sample"), [("maf", 1, 5), ("iaf", 5, 1)])
+def test_network_passes(family: str, density: int, sample: int) -> None:
+    """One in the fast direction, D in the other (Papamakarios et al. 2017; Kingma et al. 2016)."""
+    flow = FAMILIES[family]((5,), layers=2, hidden=8)
+    passes = []
+    for module in flow.modules():
+        if isinstance(module, MADE):
+            module.register_forward_hook(lambda *_: passes.append(1))
+    flow.log_prob(torch.randn(3, 5))
+    assert len(passes) == 2 * density
+    passes.clear()
+    flow.sample(3)
+    assert len(passes) == 2 * sample
+
+
 def test_realnvp_moves_every_dimension() -> None:
     flow = realnvp((3,), layers=2, hidden=8)
     with torch.no_grad():
@@ -114,7 +200,7 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("config", "message"),
         [
-            ({"family": "glo"}, "model.family='glo' is not one of glow, realnvp; did you mean 'glow'"),
+            ({"family": "glo"}, "model.family='glo' is not one of glow, nice, .*; did you mean 'glow'"),
             (
                 {"family": "glow", "image_shape": [1, 8, 8], "dept": 3},
                 "model.dept is not an option of glow; did you mean 'depth'",
