@@ -1,29 +1,29 @@
-"""A flow: a bijection to a standard normal, and the density and sampler that follow from it."""
+"""A flow: a bijection to a base distribution, and the density and sampler that follow from it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from glow.bases import Base, StandardNormal
 from glow.bijections import Bijection, DataDependent, Dequantize, GlowLevel, MultiScale, plain
-from glow.bijections.base import Shape, sum_event
+from glow.bijections.base import Shape
+from glow.density import Density
 from glow.errors import UsageError, check_positive
 
-LOG_2_PI = math.log(2 * math.pi)
 
+class Flow(Density):
+    r"""The density of data pushed forward from a base distribution by an invertible map.
 
-class Flow(nn.Module):
-    r"""The density of data pushed forward from a standard normal by an invertible map.
-
-    .. math:: \log p(x) = \sum_i \log N(z_i; 0, 1) + \log |\det \partial z / \partial x|
+    .. math:: \log p(x) = \sum_i \log b(z_i) + \log |\det \partial z / \partial x|
 
     (change of variables; Dinh et al. 2014, equation 1). The latents z, one tensor per scale, are
-    standard normal under the model: learned priors are part of the bijection. Calling the flow is
-    ``log_prob``.
+    standard normal under the model unless another base is given: learned priors are part of the bijection.
+    Calling the flow is ``log_prob``.
 
     A flow of integer data has a ``Dequantize``; its log-probabilities are then lower bounds on those of
     the integers and already hold the level correction, so that ``-log_prob / (D ln 2)`` is bits/dim.
@@ -36,6 +36,7 @@ class Flow(nn.Module):
         event_shape: the shape of one element of the data, without the batch.
         dequantize: from integers to what the bijection takes; None for real-valued data.
         classes: number of labels that the bijection is conditioned on; 0 for none.
+        base: the distribution b of the latents; the standard normal when absent.
     """
 
     def __init__(
@@ -44,22 +45,17 @@ class Flow(nn.Module):
         event_shape: Sequence[int],
         dequantize: Dequantize | None = None,
         classes: int = 0,
+        base: Base | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(event_shape, dequantize, classes)
         self.bijection = bijection
-        self.dequantize = dequantize
-        self.event_shape: Shape = tuple(event_shape)
-        self.classes = classes
+        self.base = base or StandardNormal()
         self.latent_shapes: list[Shape] = (
             bijection.latent_shapes(self.event_shape)
             if isinstance(bijection, MultiScale)
             else [bijection.output_shape(self.event_shape)]
         )
         self.initialized = not any(isinstance(m, DataDependent) for m in self.modules())
-
-    def forward(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """The same as ``log_prob``."""
-        return self.log_prob(x, y, noise)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """The log-density of ``x``, or the lower bound on its log-probability if it is integer.
@@ -80,8 +76,15 @@ class Flow(nn.Module):
             raise UsageError("this flow is not initialized: call flow.initialize(batch) before training it")
         latents, log_det = self._to_latents(x, y, noise)
         for z in latents:
-            log_det = log_det - sum_event(0.5 * (z * z + LOG_2_PI))
+            log_det = log_det + self.base.log_prob(z)
         return log_det
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Dequantization noise in [0, 1) for ``n`` elements of integers: (n, *event_shape)."""
+        if self.dequantize is None:
+            return None
+        device = generator.device if generator is not None else self.device
+        return torch.rand(n, *self.event_shape, generator=generator, device=device, dtype=self.dtype)
 
     def encode(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> list[Tensor]:
         """The latents of ``x``, one tensor per scale, finest first.
@@ -102,10 +105,18 @@ class Flow(nn.Module):
 
     def generate(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
         """The real values (B, *event_shape) that ``decode`` rounds down to integers, differentiable."""
-        self._check_labels(y, len(latents[0]))
-        if isinstance(self.bijection, MultiScale):
-            return self.bijection.inverse(latents, y)[0]
-        return self.bijection.inverse(latents[0], y)[0]
+        return self._from_latents(latents, y)[0]
+
+    def generate_with_log_prob(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Real values (B, *event_shape) from latents and their log-density (B,), in one pass and differentiable.
+
+        It is what reverse-KL training needs (Rezende & Mohamed 2015, section 4).
+        """
+        x, log_prob = self._from_latents(latents, None)
+        log_prob = -log_prob
+        for z in latents:
+            log_prob = log_prob + self.base.log_prob(z)
+        return x, log_prob
 
     @torch.no_grad()
     def sample(
@@ -121,7 +132,7 @@ class Flow(nn.Module):
         Args:
             n: how many.
             temperature: factor on the standard deviation of every latent, above zero (Kingma & Dhariwal
-                2018, section 6.2); 1 samples the model itself.
+                2018, section 6.2), or what the base takes it for; 1 samples the model itself.
             y: labels (n,), or one for all; a class-conditional flow draws uniform ones when absent.
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
                 the samples are the same on every device.
@@ -137,15 +148,22 @@ class Flow(nn.Module):
     def draw(
         self, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Latents of ``n`` samples, one tensor per scale; drawn in float32 on the generator's device. See ``sample``."""
+        """The latents of ``n`` samples, one tensor (n, ...) per scale, on the flow's device.
+
+        Args:
+            n: how many.
+            temperature: see ``sample``.
+            generator: their source; they are drawn on its device in float32, so that one of the CPU gives the same
+                on every device.
+        """
         check_positive("n", n, integer=True)
         check_positive("temperature", temperature)
-        source = generator.device if generator is not None else self.device
-        return [
-            temperature
-            * torch.randn(n, *shape, generator=generator, device=source).to(self.device, self.dtype)
-            for shape in self.latent_shapes
-        ]
+        with self.device if generator is None else nullcontext():
+            drawn = [
+                self.base.sample(n, shape, temperature=temperature, generator=generator)
+                for shape in self.latent_shapes
+            ]
+        return [z.to(self.device, self.dtype) for z in drawn]
 
     @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
@@ -183,33 +201,26 @@ class Flow(nn.Module):
         """
         levels = [m for m in self.modules() if isinstance(m, GlowLevel)]
         if not levels:
-            raise UsageError("only models of the glow family can be compiled: set compile=false")
+            super().compile()
         for level in levels:
             level.compile(**options)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the parameters, which is that of the latents and densities."""
-        return next(self.parameters()).dtype
-
     def _to_latents(self, x: Tensor, y: Tensor | None, noise: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        if tuple(x.shape[1:]) != self.event_shape:
-            raise UsageError(
-                f"x must have shape (B, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}"
-            )
+        self.check_event(x)
         self._check_labels(y, len(x))
         level_correction: Tensor | float = 0.0
         if self.dequantize:
             if noise is None:
-                noise = torch.rand(x.shape, device=x.device, dtype=self.dtype)
+                noise = self.noise(len(x))
             x, level_correction = self.dequantize(x, noise=noise)
         z, log_det = self.bijection(x, y)
         return (z if isinstance(z, list) else [z]), log_det + level_correction
+
+    def _from_latents(self, latents: Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, Tensor]:
+        self._check_labels(y, len(latents[0]))
+        if isinstance(self.bijection, MultiScale):
+            return self.bijection.inverse(latents, y)
+        return self.bijection.inverse(latents[0], y)
 
     def _check_labels(self, y: Tensor | None, n: int) -> None:
         if not self.classes:
@@ -230,11 +241,3 @@ class Flow(nn.Module):
             raise UsageError(
                 f"y must be one integer label from 0 to {self.classes - 1} per element ({n},), got {got}"
             )
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Keeps ``initialized`` in the state dict."""
-        return {"initialized": self.initialized}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores ``initialized`` from the state dict."""
-        self.initialized = bool(state["initialized"])

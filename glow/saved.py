@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from glow.density import Density
 from glow.errors import UsageError, check_choice, nearest
-from glow.flow import Flow
 from glow.models import build
 
 OTHER_VERSION = "was written by another version of this program, whose weights have other names"
@@ -54,8 +54,8 @@ class Saved:
         """The run's folder if the file is a checkpoint in one, else the file's own."""
         return self.path.parents[1] if self.path.parent.name == "checkpoints" else self.path.parent
 
-    def flow(self, weights: str | None = None) -> Flow:
-        """The flow in evaluation mode, on the CPU.
+    def flow(self, weights: str | None = None) -> Density:
+        """The flow, or other density, in evaluation mode, on the CPU.
 
         Args:
             weights: ``ema`` or ``raw``; None for the best there are.
@@ -87,8 +87,8 @@ class Saved:
         save_file(tensors, path, metadata=header)
 
 
-def load(path: str | Path, weights: str | None = None) -> Flow:
-    """A trained flow in evaluation mode, on the CPU.
+def load(path: str | Path, weights: str | None = None) -> Density:
+    """A trained flow, or other density, in evaluation mode, on the CPU.
 
     Args:
         path: a run's folder (its best checkpoint is taken), a ``.ckpt`` or a ``.safetensors`` file.
@@ -140,11 +140,11 @@ def _read_checkpoint(path: Path) -> Saved:
         raise UsageError(f"{path} is no checkpoint, or is cut short")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UsageError(
-            f"{path} asks to run code, which a checkpoint of this program does not; it was not opened"
-        ) from error
     except Exception as error:  # whatever the reader of a damaged file runs into
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise UsageError(
+                f"{path} asks to run code, which a checkpoint of this program does not; it was not opened"
+            ) from error
         raise UsageError(f"{path} is no checkpoint, or is damaged ({type(error).__name__})") from error
     if not isinstance(content, dict) or not {"hyper_parameters", "state_dict"} <= content.keys():
         raise UsageError(

@@ -15,6 +15,7 @@ from glow.evaluation.findings import THRESHOLDS
 from glow.models import glow, realnvp
 
 README = (CONF.parent / "README.md").read_text()
+FLOWS = (CONF.parent / "docs" / "flows.md").read_text()
 
 
 def test_the_python_runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,10 +46,13 @@ def test_the_parameter_counts() -> None:
 
 
 def test_its_pictures_exist() -> None:
-    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    shown += [f"docs/{path}" for path in re.findall(r"!\[.*?\]\((.*?)\)", FLOWS)]
+    for path in shown:
         size = (CONF.parent / path).stat().st_size
         assert 1_000 < size < 300_000, path
 
 
 def test_nothing_was_left_to_fill_in() -> None:
     assert "@" not in README
+    assert not re.search(r"\b[A-Z]+_(TABLE|TEXT|ENERGY)\b", FLOWS)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glow.bijections.base import Bijection, sum_event
 from glow.bijections.elementwise import Elementwise
+
+if TYPE_CHECKING:
+    from glow.networks import MADE  # which is built of these bijections' parts
 
 
 class Autoregressive(Bijection):
@@ -15,29 +20,25 @@ class Autoregressive(Bijection):
     ``forward`` takes one pass of the network, ``inverse`` one per dimension.
 
     Args:
-        network: (B, D) -> (B, D, parameters), those of a dimension from the ones before it, such as a ``MADE``.
-        order: (D,), the place of each dimension.
+        network: gives the parameters of a dimension from the dimensions before it, in its first order.
         elementwise: f.
     """
 
-    order: Tensor
-
-    def __init__(self, network: nn.Module, order: Tensor, elementwise: Elementwise) -> None:
+    def __init__(self, network: MADE, elementwise: Elementwise) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("order", order)
         self.elementwise = elementwise
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) -> (B, D), log-det (B,)."""
-        z, log_slope = self.elementwise.forward(x, self.network(x).to(x.dtype))
+        z, log_slope = self.elementwise.forward(x, self.network(x, context).to(x.dtype))
         return z, sum_event(log_slope)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) -> (B, D), log-det (B,); dimension after dimension."""
         x, total = torch.zeros_like(z), z.new_zeros(len(z))
-        for i in self.order.argsort().tolist():
-            h = self.network(x).to(z.dtype)
+        for i in self.network.orders[0].argsort().tolist():
+            h = self.network(x, context).to(z.dtype)
             value, log_slope = self.elementwise.inverse(z[:, i], h[:, i])
             x = torch.cat((x[:, :i], value[:, None], x[:, i + 1 :]), dim=1)  # not in place, for autograd
             total = total + log_slope

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijections.base import Bijection, no_log_det, sum_event
-from glow.bijections.elementwise import Spline
+from glow.bijections.elementwise import Spline, tanh_log_scale
 from glow.errors import UsageError, check_choice, check_positive
 
 SHARPNESS = 2.0
@@ -22,7 +22,8 @@ class Coupling(Bijection):
     Args:
         network: maps the conditioning half (B, C1, ...) to the parameters of the transformation. It is
             only ever evaluated, in both directions on the same input; under autocast it runs in the lower
-            precision, and its output is brought back to the dtype of the flow.
+            precision, and its output is brought back to the dtype of the flow. Where a context is given, it gets
+            that, too.
         swap: let the second half condition the first (the alternating masks of RealNVP). With an odd
             number of channels the second half is the larger one.
     """
@@ -43,14 +44,18 @@ class Coupling(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, ...) -> (B, C, ...), log-det (B,)."""
         given, moved = self._halves(x)
-        moved, log_det = self.transform(moved, self.network(given).to(x.dtype))
+        moved, log_det = self.transform(moved, self._parameters_of(given, context))
         return self._join(given, moved), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, ...) -> (B, C, ...), log-det (B,)."""
         given, moved = self._halves(z)
-        moved, log_det = self.restore(moved, self.network(given).to(z.dtype))
+        moved, log_det = self.restore(moved, self._parameters_of(given, context))
         return self._join(given, moved), log_det
+
+    def _parameters_of(self, given: Tensor, context: Tensor | None) -> Tensor:
+        h = self.network(given) if context is None else self.network(given, context)
+        return h.to(given.dtype)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.tensor_split([x.shape[1] // 2], dim=1)
@@ -94,7 +99,6 @@ class AffineCoupling(Coupling):
         min_scale: the lower bound m of the sigmoid, in [0, 1).
     """
 
-    BOUND = 3.0
     smallest_scale: Tensor | None = None
 
     def __init__(
@@ -128,7 +132,7 @@ class AffineCoupling(Coupling):
     def _parameters_from(self, h: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = h[:, 0::2], h[:, 1::2]
         if self.scale == "tanh":
-            log_scale = self.BOUND * torch.tanh(raw / self.BOUND)
+            log_scale = tanh_log_scale(raw)
         else:
             _, log_scale = sigmoid_scale(raw, self.min_scale)
         return shift, log_scale

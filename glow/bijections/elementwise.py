@@ -26,10 +26,17 @@ class Elementwise(ABC):
         """The inverse: x (...), log dx/dz (...)."""
 
 
-class Affine(Elementwise):
-    r""":math:`z = (x + t) s` with :math:`\log s = b \tanh(h / b)`, b = 3, bounded in both directions."""
+LARGEST_LOG_SCALE = 3.0
 
-    BOUND = 3.0
+
+def tanh_log_scale(raw: Tensor) -> Tensor:
+    r""":math:`\log s = b \tanh(h / b)` with b = 3: a scale that is bounded in both directions."""
+    return LARGEST_LOG_SCALE * torch.tanh(raw / LARGEST_LOG_SCALE)
+
+
+class Affine(Elementwise):
+    """:math:`z = (x + t) s` with the log-scale of ``tanh_log_scale``."""
+
     parameters = 2
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +51,7 @@ class Affine(Elementwise):
 
     def _from(self, h: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = h.unbind(-1)
-        return shift, self.BOUND * torch.tanh(raw / self.BOUND)
+        return shift, tanh_log_scale(raw)
 
 
 class Spline(Elementwise):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Bijection, Shape, no_log_det
-from glow.bijections.prior import SplitPrior, TopPrior
 
 
 class MultiScale(nn.Module):
@@ -23,11 +22,12 @@ class MultiScale(nn.Module):
 
     Args:
         levels: the bijection of each level, L of them.
-        splits: the priors of the latents that leave early, L - 1 of them.
+        splits: the priors of the latents that leave early, given what goes on, L - 1 of them: ``SplitPrior``, or an
+            empty ``Composition`` for standard normals.
         top: the prior of the last latent, conditioned on the label if there are classes.
     """
 
-    def __init__(self, levels: Sequence[Bijection], splits: Sequence[SplitPrior], top: TopPrior) -> None:
+    def __init__(self, levels: Sequence[Bijection], splits: Sequence[Bijection], top: Bijection) -> None:
         super().__init__()
         assert len(splits) == len(levels) - 1
         self.levels = nn.ModuleList(levels)

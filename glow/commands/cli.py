@@ -113,10 +113,9 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     groups = {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in CONF.iterdir() if d.is_dir()}
     overrides = [a.lstrip("+~").partition("=") for a in arguments if "=" in a and not a.startswith("-")]
     usable = []
-    for key, _, value in overrides:
+    own = config_name == "train"  # the groups are its
+    for key, _, value in overrides if own else ():
         group = key.partition("@")[0]
-        if config_name != "train":
-            break
         if group in groups and value == "null" and group not in ("experiment", "debug"):
             return f"{group} cannot be null; choose one of {', '.join(groups[group])}"
         options = [v for v in value.strip("[]").split(",") if v not in ("null", "")]
@@ -125,9 +124,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
         if group in groups and len(options) == 1:
             usable.append(f"{key}={value}")
     GlobalHydra.instance().clear()
-    own = config_name == "train"
-    known = set(_keys(compose(config_name, usable if own else ())))
-    known |= set(groups) if own else set()
+    known = set(_keys(compose(config_name, usable))) | set(groups if own else ())
     for key, _, _ in overrides:
         if key not in known and not key.startswith("hydra"):
             leaf = {k.rpartition(".")[2]: k for k in known}

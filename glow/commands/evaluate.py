@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.commands.inputs import SPLITS, dataset_config, load_split, make_folder, open_saved, other_config
-from glow.data import ArrayData
+from glow.data import ArrayData, Toy
 from glow.data.base import Arrays
 from glow.data.sampler import EpochBatches
+from glow.density import Density
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
 from glow.evaluation.diagnostics import diagnose
@@ -45,7 +46,7 @@ class Measurement:
 
     cfg: DictConfig
     saved: Saved
-    flow: Flow
+    flow: Density
     seed: int
 
     def load(self, config: dict[str, Any], split: str) -> tuple[ArrayData, Arrays]:
@@ -54,7 +55,7 @@ class Measurement:
         limit = self.cfg.limit
         return data, (x[:limit], None if y is None else y[:limit])
 
-    def figures(self, flow: Flow, arrays: Arrays, split: str, batch_size: int, what: str) -> Tensor:
+    def figures(self, flow: Density, arrays: Arrays, split: str, batch_size: int, what: str) -> Tensor:
         """Bits/dim or nats of every example (N,), in the batches of the training's own test."""
         x, y = arrays
         if flow.classes and y is None:
@@ -125,11 +126,16 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         files.append(f"ood-{other[0].name}.png")
         _write(report, folder)
     if cfg.diagnostics:
-        report["diagnostics"] = _diagnose(measurement, arrays, folder)
-        files.append("diagnostics.png")
-        _write(report, folder)
+        if not isinstance(flow, Flow):
+            print("no diagnostics of the latents: this model has none that are exact")
+        elif flow.base.is_normal:
+            report["diagnostics"] = _diagnose(measurement, flow, arrays, folder)
+            files.append("diagnostics.png")
+            _write(report, folder)
+        else:
+            print("no diagnostics of the latents: they are made for a standard normal base")
         if flow.event_shape == (2,) and len(arrays[0]) >= FEWEST:
-            report["baselines"] = _compare_in_the_plane(measurement, data, arrays, folder, report)
+            report["baselines"] = _compare_in_the_plane(measurement, flow, data, arrays, folder, report)
             files.append("plane.png")
             _write(report, folder)
     print(f"in {folder}: {', '.join(files)}")
@@ -140,7 +146,7 @@ def _write(report: dict[str, Any], folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _datasets(cfg: DictConfig, saved: Saved, flow: Flow) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _datasets(cfg: DictConfig, saved: Saved, flow: Density) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The configurations of the data, and of the other data that ``ood`` names.
 
     ``dataset.KEY=`` of the command line is then about the other data, and about both when both are torchvision's.
@@ -154,7 +160,8 @@ def _datasets(cfg: DictConfig, saved: Saved, flow: Flow) -> tuple[dict[str, Any]
     if any(o.startswith("dataset=") for o in overrides):
         raise UsageError("ood names the datasets: leave out dataset=")
     if flow.dequantize is None:
-        raise UsageError("ood needs a model of images, and this one is of points")
+        what = "points" if flow.grey_levels is None else "binary images"
+        raise UsageError(f"ood needs a flow of grey images, and this model is of {what}")
     if flow.classes:
         raise UsageError("ood needs a model without classes: the labels of other data mean other things")
     trained = saved.dataset["name"] if saved.dataset else names[0]
@@ -256,8 +263,8 @@ def _detect(
     return report | {"datasets": list(names), "typical_of": typical}
 
 
-def _diagnose(measurement: Measurement, arrays: Arrays, folder: Path) -> dict[str, Any]:
-    flow, n = measurement.flow, measurement.cfg.diagnosed
+def _diagnose(measurement: Measurement, flow: Flow, arrays: Arrays, folder: Path) -> dict[str, Any]:
+    n = measurement.cfg.diagnosed
     x, y = arrays[0][:n], arrays[1][:n] if flow.classes and arrays[1] is not None else None
     report = diagnose(flow, x, y, seed=measurement.seed)
     save_picture(diagnostics_picture(report), folder / "diagnostics.png")
@@ -269,17 +276,26 @@ def _diagnose(measurement: Measurement, arrays: Arrays, folder: Path) -> dict[st
 
 
 def _compare_in_the_plane(
-    measurement: Measurement, data: ArrayData, arrays: Arrays, folder: Path, report: dict[str, Any]
+    measurement: Measurement,
+    flow: Density,
+    data: ArrayData,
+    arrays: Arrays,
+    folder: Path,
+    report: dict[str, Any],
 ) -> dict[str, Any]:
     data.setup("fit")
     others = baselines(data.splits["train"][0], arrays[0])
-    picture = plane_picture(measurement.flow, arrays[0], generator("cpu", "samples", measurement.seed))
+    if isinstance(data, Toy) and (truth := data.true_nll(arrays[0])) is not None:
+        report["true_nll"] = truth
+    picture = plane_picture(flow, arrays[0], generator("cpu", "samples", measurement.seed))
     save_picture(picture, folder / "plane.png")
     flow_nll = report["weights"][_chosen(measurement)]["mean"]
     print("negative log-likelihood of held-out points, nats:")
     print(f"  flow     {'not finite' if flow_nll is None else f'{flow_nll:.4f}'}")
     for name, figures in others.items():
         print(f"  {name:<8} {figures['nll']:.4f}")
+    if "true_nll" in report:
+        print(f"  {'truth':<8} {report['true_nll']:.4f}")
     best = min(others, key=lambda name: others[name]["nll"])
     if flow_nll is not None and (gap := flow_nll - others[best]["nll"]) > WORSE:
         print(

@@ -18,8 +18,8 @@ from glow.commands.cli import compose, explain
 from glow.data import ArrayData, build_data
 from glow.data.base import Arrays, Split
 from glow.data.image_folder import pictures_below, read_picture
+from glow.density import Density
 from glow.errors import UsageError, check_choice, check_positive, nearest
-from glow.flow import Flow
 from glow.saved import Saved, find, read
 
 SPLITS = ("train", "val", "test", "all")
@@ -108,7 +108,7 @@ def other_config(name: str, overrides: Sequence[str], saved: Saved) -> dict[str,
     return config
 
 
-def load_split(config: dict[str, Any], split: str, flow: Flow, seed: int) -> tuple[ArrayData, Arrays]:
+def load_split(config: dict[str, Any], split: str, flow: Density, seed: int) -> tuple[ArrayData, Arrays]:
     """The data and one of its splits, or ``all`` of them.
 
     Raises:
@@ -132,7 +132,7 @@ def load_split(config: dict[str, Any], split: str, flow: Flow, seed: int) -> tup
     return data, (torch.cat(xs), torch.cat(ys) if all(y is not None for y in ys) else None)
 
 
-def labels_for(flow: Flow, y: Tensor | None, name: str) -> Tensor | None:
+def labels_for(flow: Density, y: Tensor | None, name: str) -> Tensor | None:
     """The labels that a class-conditional flow needs, None for any other."""
     if not flow.classes:
         return None
@@ -141,10 +141,10 @@ def labels_for(flow: Flow, y: Tensor | None, name: str) -> Tensor | None:
     return y
 
 
-def picture_files(paths: Sequence[str], flow: Flow) -> Tensor:
+def picture_files(paths: Sequence[str], flow: Density) -> Tensor:
     """Pictures from files, cropped and resized to what the flow takes: uint8 (N, C, H, W)."""
     channels, height, width = flow.event_shape
-    assert flow.dequantize is not None
+    assert flow.grey_levels is not None
     if height != width or channels not in (1, 3):
         raise UsageError(
             f"pictures cannot be brought to the model's {flow.event_shape}: take dataset indices"
@@ -155,10 +155,10 @@ def picture_files(paths: Sequence[str], flow: Flow) -> Tensor:
             read_in.append(read_picture(Path(path), height, channels))
         except Exception as error:  # PIL raises many kinds
             raise UsageError(f"images: {path} cannot be read ({error})") from error
-    return (torch.stack(read_in).int() * flow.dequantize.levels // 256).to(torch.uint8)
+    return (torch.stack(read_in).int() * flow.grey_levels // 256).to(torch.uint8)
 
 
-def folder_pictures(folder: str, flow: Flow, most: int) -> Tensor:
+def folder_pictures(folder: str, flow: Density, most: int) -> Tensor:
     """The first pictures below a folder."""
     if not Path(folder).is_dir():
         raise UsageError(f"groups: {folder} is not a folder")

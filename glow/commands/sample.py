@@ -32,6 +32,7 @@ from glow.evaluation.latents import (
 )
 from glow.evaluation.masks import parse_mask
 from glow.evaluation.plane import scatter_picture
+from glow.flow import Flow
 from glow.saved import Saved
 from glow.seeds import generator
 
@@ -69,8 +70,10 @@ def sample(cfg: DictConfig) -> dict[str, Any]:
     if cfg.export is not None:
         return _export(cfg, saved)
     session = Session(cfg, saved, saved.flow(cfg.weights).to(device))
-    if session.flow.dequantize is None and cfg.mode != "samples":
+    if session.density.grey_levels is None and cfg.mode != "samples":
         raise UsageError(f"mode={cfg.mode} needs a model of images, and this one is of points")
+    if cfg.mode != "samples" and not session.flow.base.is_normal:
+        raise UsageError(f"mode={cfg.mode} needs a flow with a standard normal base: model.base=normal")
     figures = MODES[cfg.mode](session)
     report = {
         "ckpt": str(saved.path),
@@ -106,22 +109,21 @@ def _wrong(decoded: Decoded) -> dict[str, Any]:
 
 def draw_samples(session: Session) -> dict[str, Any]:
     """``n`` samples at every temperature, from the same latents."""
-    cfg, flow = session.cfg, session.flow
+    cfg, flow = session.cfg, session.density
     temperatures = session.temperatures(0.7)
     y = session.labels(cfg.n)
     n = cfg.n if y is None else len(y)
-    latents = flow.draw(n, generator=session.random("samples"))
     by_row = flow.classes and cfg.label == "all"
     columns = n // flow.classes if by_row else math.ceil(math.sqrt(n))
     figures: list[dict[str, Any]] = []
     strip = []
     few = torch.linspace(0, n - 1, min(n, STRIP)).long()
     for temperature in temperatures:
-        decoded = session.decode([temperature * z for z in latents], y, f"samples at {temperature:g}")
+        decoded = _drawn(session, n, y, temperature)
         _write_samples(session, decoded.images, f"samples_t{temperature}", columns)
-        strip.append(decoded.images[few] if flow.dequantize else decoded.images)
+        strip.append(decoded.images if flow.grey_levels is None else decoded.images[few])
         figures.append({"temperature": temperature, "n": n, **_wrong(decoded)})
-    if len(temperatures) > 1 and flow.dequantize:
+    if len(temperatures) > 1 and flow.grey_levels is not None:
         session.draw_grid(torch.cat(strip), "temperature_strip", len(few))
     elif len(temperatures) > 1 and flow.event_shape == (2,):
         session.keep(
@@ -133,13 +135,22 @@ def draw_samples(session: Session) -> dict[str, Any]:
     return {"samples": figures, "labels": None if y is None else y.tolist()}
 
 
+def _drawn(session: Session, n: int, y: Tensor | None, temperature: float) -> Decoded:
+    """Samples from the same random numbers at every temperature."""
+    source = session.random("samples")
+    if isinstance(session.density, Flow):
+        latents = session.density.draw(n, temperature=temperature, generator=source)
+        return session.decode(latents, y, f"samples at {temperature:g}")
+    return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
+
+
 def _at(temperature: float) -> str:
     return f"temperature {temperature:g}"
 
 
 def _write_samples(session: Session, images: Tensor, name: str, columns: int) -> None:
-    in_plane = session.flow.event_shape == (2,)
-    if session.cfg.format == "npy" or (session.flow.dequantize is None and not in_plane):
+    in_plane = session.density.event_shape == (2,)
+    if session.cfg.format == "npy" or (session.density.grey_levels is None and not in_plane):
         path = session.folder / f"{name}.npy"
         np.save(path, images.numpy())
         session.files.append(path)

@@ -23,6 +23,7 @@ from glow.commands.inputs import (
     picture_files,
 )
 from glow.data.base import Arrays
+from glow.density import Density
 from glow.errors import UsageError, check_positive
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.evaluation.pictures import grid, save_picture
@@ -37,17 +38,24 @@ class Session:
 
     cfg: DictConfig
     saved: Saved
-    flow: Flow
+    density: Density
 
     def __post_init__(self) -> None:
         self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / "samples")
         self.files: list[Path] = []
 
     @property
+    def flow(self) -> Flow:
+        """The model, for what only flows can do."""
+        if not isinstance(self.density, Flow):
+            raise UsageError(f"mode={self.cfg.mode} needs a flow, and this model has no exact latents")
+        return self.density
+
+    @property
     def levels(self) -> int:
         """Grey levels."""
-        assert self.flow.dequantize is not None
-        return self.flow.dequantize.levels
+        assert self.density.grey_levels is not None
+        return self.density.grey_levels
 
     @cached_property
     def split(self) -> Arrays:
@@ -77,7 +85,7 @@ class Session:
 
     def labels(self, n: int) -> Tensor | None:
         """Labels for ``n`` samples: the classes in turn, or what ``label`` says."""
-        label, classes = self.cfg.label, self.flow.classes
+        label, classes = self.cfg.label, self.density.classes
         if not classes:
             if label is not None:
                 raise UsageError(f"label={label} was given, but this model is not class-conditional")

@@ -24,10 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
-from glow.data import ArrayData
+from glow.data import ArrayData, Toy
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
+from glow.evaluation.reverse_kl import reverse_kl_report
+from glow.flow import Flow
 from glow.saved import OTHER_VERSION
+from glow.seeds import generator
 from glow.training import (
     EMA,
     BestCheckpoint,
@@ -42,6 +45,9 @@ from glow.training.module import PRECISIONS
 from glow.training.progress import clock
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+
+WEIGHTED = 50_000
+"""Samples of the flow that are weighted at the end of reverse-KL training."""
 
 SMALLEST = {
     "trainer.max_epochs": -1,
@@ -130,7 +136,9 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     """The objects that the configuration describes."""
     data = _make("dataset", cfg.dataset, seed=cfg.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = FlowModule(plain["model"], plain["optimizer"], cfg.seed, cfg.shift, plain["dataset"])
+    module = FlowModule(
+        plain["model"], plain["optimizer"], cfg.seed, cfg.shift, plain["dataset"], plain["objective"]
+    )
     if cfg.compile:
         module.flow.compile()
     if module.unit != cfg.unit:
@@ -250,6 +258,7 @@ def _finish(
         "images_per_s": round(throughput.mean, 1) if throughput else None,
         "checkpoint": best and _inside(Path(best), folder),
         "picture": None,
+        **_beside_the_truth(module, data),
         "seed": cfg.seed,
         "device": _device_name(trainer),
         "devices": trainer.world_size,
@@ -271,6 +280,16 @@ def _finish(
             logger.finalize("success")
         _say_results(results, folder)
     return results
+
+
+def _beside_the_truth(module: FlowModule, data: ArrayData) -> dict[str, Any]:
+    """What is known of a density in the plane: the entropy of the test points, or the figures of reverse-KL training."""
+    if module.target is not None:
+        assert isinstance(module.flow, Flow)
+        source = generator("cpu", "weights", module.seed)
+        return {"reverse_kl": reverse_kl_report(module.flow, module.target, WEIGHTED, source)}
+    truth = data.true_nll(data.splits["test"][0]) if isinstance(data, Toy) and "test" in data.splits else None
+    return {} if truth is None else {"true_nll": truth}
 
 
 def _inside(path: Path, folder: Path) -> str:
@@ -314,6 +333,19 @@ def _say_results(results: dict[str, Any], folder: Path) -> None:
     seconds = results["train_seconds"]
     print(f"done: {results['steps']:,} steps" + (f" in {clock(seconds)} of training" if seconds else ""))
     print(f"test: {test} ({results['test_examples']:,} examples)")
+    if "true_nll" in results:
+        print(f"truth: {results['true_nll']:.4f} nats, the entropy of the test points")
+    if "reverse_kl" in results:
+        report = {k: math.nan if v is None else v for k, v in results["reverse_kl"].items()}
+        print(
+            f"ELBO {report['elbo']:.4f} nats, {report['elbo_gap']:.4f} below the log normalizer "
+            f"{report['log_normalizer']:.4f}; effective sample size {report['ess']:.1%} of {report['samples']:,}"
+        )
+        if "free_energy_estimate" in report:
+            print(
+                f"free energy difference {report['free_energy_estimate']:.4f} kT from weighted samples, "
+                f"{report['free_energy_difference']:.4f} by integration"
+            )
     drawn = "what the model draws" + (", a row per temperature" if results["unit"] == "bits/dim" else "")
     lines = [
         ("results.json", "the figures, with seed, versions and commit"),

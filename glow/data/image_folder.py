@@ -86,9 +86,8 @@ class ImageFolder(ArrayData):
             return None
         pictures = pictures_below(training)
         if "test" in self.split_folders:
-            pictures_below(
-                self.split_folders["test"]
-            )  # an empty one is better known before training than after
+            # An empty one is better known before training than after.
+            pictures_below(self.split_folders["test"])
         else:
             n = check_size("dataset.test_size", self.test_size, len(pictures))
             order = torch.randperm(len(pictures), generator=generator("cpu", "test", self.seed)).tolist()

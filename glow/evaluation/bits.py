@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glow.density import Density
 from glow.errors import UsageError, check_choice, check_positive
-from glow.flow import Flow
 from glow.seeds import generator
 
-UNITS = {"bpd": "bits/dim", "nll": "nats"}
-"""How the two figures are written: bits/dim of images, negative log-likelihood of vectors."""
+UNITS = {"bpd": "bits/dim", "nll": "nats", "nelbo": "nats of negative ELBO"}
+"""How figures are written: bits/dim of grey images; the negative log-likelihood, or a bound on it, of vectors and binary
+images; the loss of reverse-KL training."""
 
 BOUNDS = ("mean", "iw")
 """What becomes of several draws of the dequantization noise; see ``evaluate_log_probs``."""
@@ -34,34 +35,26 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
 
 
 def evaluation_noise(
-    x: Tensor,
-    split: str,
-    seed: int,
-    batch: int,
-    *,
-    device_index: int = 0,
-    draw: int = 0,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Dequantization noise in [0, 1) that is the same in every evaluation.
+    flow: Density, n: int, split: str, seed: int, batch: int, *, device_index: int = 0, draw: int = 0
+) -> Tensor | None:
+    """The noise of ``flow.log_prob``, the same in every evaluation; None for a density without.
 
     Args:
-        x: images (B, C, H, W); the noise has their shape and is drawn on their device.
+        flow: what needs it; it is drawn on its device.
+        n: how many elements.
         split: ``val`` or ``test``.
         seed: of the run.
-        batch: which batch of the split ``x`` is.
+        batch: which batch of the split it is for.
         device_index: which of the devices that share the split.
         draw: 0 is what validation and test during training use.
-        dtype: that of the flow.
     """
     key = (seed, batch, device_index, draw) if draw else (seed, batch, device_index)
-    source = generator(x.device, split, *key)
-    return torch.rand(x.shape, generator=source, device=x.device, dtype=dtype)
+    return flow.noise(n, generator(flow.device, split, *key))
 
 
 @torch.no_grad()
 def evaluate_log_probs(
-    flow: Flow,
+    flow: Density,
     batches: Iterable[Sequence[Tensor]],
     *,
     split: str = "test",
@@ -83,7 +76,7 @@ def evaluate_log_probs(
         split: which noise, see ``evaluation_noise``: with the run's seed, batch size and precision, one draw
             is what the test of the run computed on one device.
         seed: of the noise.
-        draws: k; 1 for vectors, whose log-density is exact.
+        draws: k; 1 where the log-density is exact, as for vectors. The noise of a VAE are its latents.
         bound: ``mean`` or ``iw``.
         progress: called after each batch with the number of examples that are done.
 
@@ -95,20 +88,19 @@ def evaluate_log_probs(
     """
     check_positive("draws", draws, integer=True)
     check_choice("bound", bound, BOUNDS)
-    is_image = flow.dequantize is not None
-    if draws > 1 and not is_image:
-        raise UsageError(f"draws must be 1 for vectors, whose log-density has no noise, got {draws}")
+    if draws > 1 and flow.noise(1) is None:
+        raise UsageError(f"draws must be 1 for this model, whose log-density has no noise, got {draws}")
     modes = [(module, module.training) for module in flow.modules()]
     flow.eval()
     values: list[Tensor] = []
     done = 0
     try:
         for i, (x, *labels) in enumerate(batches):
-            x = x.to(flow.device) if is_image else x.to(flow.device, flow.dtype)
+            x = x.to(flow.device, flow.dtype if flow.grey_levels is None else None)
             y = labels[0].to(flow.device) if flow.classes and labels else None
             each = []
             for draw in range(draws):
-                noise = evaluation_noise(x, split, seed, i, draw=draw, dtype=flow.dtype) if is_image else None
+                noise = evaluation_noise(flow, len(x), split, seed, i, draw=draw)
                 each.append(flow.log_prob(x, y, noise).cpu().double())
             bounds = torch.stack(each)
             values.append(bounds.logsumexp(0) - math.log(draws) if bound == "iw" else bounds.mean(0))

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from glow.bases import LOG_2_PI
 from glow.bijections.base import sum_event
 from glow.errors import UsageError, check_positive
 from glow.evaluation.bits import bits_per_dim
@@ -17,7 +19,7 @@ from glow.evaluation.latents import flatten, unflatten
 from glow.evaluation.masks import check_mask
 from glow.evaluation.mcmc import adapted, move, random, state_at
 from glow.evaluation.pictures import figure_to_tensor
-from glow.flow import LOG_2_PI, Flow
+from glow.flow import Flow
 
 COARSE_SHARE = 0.25
 """The share of the steps that are coarse."""
@@ -143,8 +145,6 @@ def complete(
 
 def trace_picture(completion: Completion) -> Tensor:
     """Bits/dim and misfit of every chain by step, uint8 (3, height, width); dotted: where the fine stage begins."""
-    from matplotlib.figure import Figure  # slow to import
-
     coarse = completion.steps[: len(completion.misfits)]
     figure = Figure(figsize=(10, 4), dpi=80, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -16,6 +16,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from glow.bases import LOG_2_PI
 from glow.bijections import (
     ActNorm,
     AffineCoupling,
@@ -31,7 +32,7 @@ from glow.bijections import (
 )
 from glow.bijections.base import sum_event
 from glow.errors import UsageError, check_positive
-from glow.flow import LOG_2_PI, Flow
+from glow.flow import Flow
 from glow.seeds import generator
 
 LEVELS = np.arange(1, 100) / 100

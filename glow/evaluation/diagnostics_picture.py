@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -22,8 +23,6 @@ def diagnostics_picture(report: dict[str, Any]) -> Tensor:
     bits/dim by scale and kind of step, the round trip's error by depth, the scales of affine couplings and the
     condition numbers of 1x1 convolutions, where there are any. Depth counts from the data; dotted lines part levels.
     """
-    from matplotlib.figure import Figure  # slow to import
-
     n = len(report["latents"])
     rows = 1 if n <= 2 else 2  # both kinds of quantiles side by side while there is room
     last = [_draw_bits, _draw_round_trip]

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from glow.density import Density
 from glow.errors import UsageError
-from glow.flow import Flow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def grid(images: Tensor, grey_levels: int, columns: int) -> Tensor:
 
 
 def temperature_grid(
-    flow: Flow,
+    flow: Density,
     temperatures: Sequence[float],
     columns: int,
     generator: torch.Generator,
@@ -56,7 +56,7 @@ def temperature_grid(
     return grid(torch.cat(rows).cpu(), _grey_levels(flow), columns)
 
 
-def sample_grid(flow: Flow, n: int, temperature: float, generator: torch.Generator) -> Tensor:
+def sample_grid(flow: Density, n: int, temperature: float, generator: torch.Generator) -> Tensor:
     """``n`` samples in a nearly square grid: uint8 (3, height, width). Class-conditional flows go through the
     classes in turn."""
     y = torch.arange(n) % flow.classes if flow.classes else None
@@ -80,7 +80,7 @@ def save_picture(picture: Tensor, path: Path) -> None:
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 
 
-def _grey_levels(flow: Flow) -> int:
-    if flow.dequantize is None:
+def _grey_levels(flow: Density) -> int:
+    if flow.grey_levels is None:
         raise UsageError("a grid of images needs a flow of integer images")
-    return flow.dequantize.levels
+    return flow.grey_levels

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -18,6 +19,7 @@ from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
+from glow.density import Density
 from glow.errors import UsageError
 from glow.evaluation.pictures import figure_to_tensor
 from glow.flow import Flow
@@ -38,18 +40,19 @@ CHOSEN_ON = 2_000
 """So many training points at most choose a bandwidth and a number of components."""
 
 
-def plane_picture(flow: Flow, data: Tensor, generator: torch.Generator, side: int = 200) -> Tensor:
+def plane_picture(flow: Density, data: Tensor, generator: torch.Generator, side: int = 200) -> Tensor:
     """``plane_figure`` as a picture: uint8 (3, height, width)."""
     return figure_to_tensor(plane_figure(flow, data, generator, side))
 
 
 @torch.no_grad()
-def plane_figure(flow: Flow, data: Tensor, generator: torch.Generator, side: int = 200) -> Figure:
+def plane_figure(flow: Density, data: Tensor, generator: torch.Generator, side: int = 200) -> Figure:
     """Six panels. In the data's space: data, learned density, samples, a grid of latent lines; in the latent
     space: the data with rings at one and two standard deviations, and how their squared norms are distributed.
+    A density that is no flow has the first three.
 
     Args:
-        flow: a flow with event shape (2,).
+        flow: a flow, or other density, with event shape (2,).
         data: points (N, 2) that it was trained on, or held-out ones; they set the limits of the axes.
         generator: source of the samples.
         side: the density is evaluated on ``side`` x ``side`` points.
@@ -67,43 +70,60 @@ def plane_figure(flow: Flow, data: Tensor, generator: torch.Generator, side: int
     points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
     density = flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
     samples = flow.sample(min(len(data), SHOWN), generator=generator).cpu()
-    z = flow.encode(data[:USED].to(flow.device, flow.dtype))[0].cpu()
 
-    figure = Figure(figsize=(12, 8), dpi=80, layout="constrained")
-    (of_data, of_density, of_samples), (of_grid, of_latents, of_norms) = figure.subplots(2, 3)
+    rows = 2 if isinstance(flow, Flow) else 1
+    figure = Figure(figsize=(12, 4 * rows), dpi=80, layout="constrained")
+    panels = figure.subplots(rows, 3, squeeze=False)
+    of_data, of_density, of_samples = panels[0]
     of_data.set_title("data")
     of_data.scatter(*data[:SHOWN].T.numpy(), s=2)
     of_density.set_title("density of the flow")
     of_density.imshow(density.numpy(), origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="viridis")
     of_samples.set_title("samples of the flow")
     of_samples.scatter(*samples.T.numpy(), s=2)
-    of_grid.set_title("latent lines, half a standard deviation apart")
+    for panel in panels.flatten()[:4]:
+        panel.set(xlim=(x0, x1), ylim=(y0, y1))
+    if isinstance(flow, Flow):
+        _draw_latents(flow, data, generator, *panels[1])
+    return figure
+
+
+def _draw_latents(
+    flow: Flow, data: Tensor, generator: torch.Generator, of_grid: Axes, of_latents: Axes, of_norms: Axes
+) -> None:
+    z = flow.encode(data[:USED].to(flow.device, flow.dtype))[0].cpu()
+    apart = ", half a standard deviation apart" if flow.base.is_normal else ""
+    of_grid.set_title(f"latent lines{apart}")
     for lines, colour in zip(deformed_grid(flow), ("tab:blue", "tab:orange"), strict=True):
         of_grid.add_collection(LineCollection(list(lines.numpy()), colors=colour, linewidths=0.8))
-    for panel in (of_data, of_density, of_samples, of_grid):
-        panel.set(xlim=(x0, x1), ylim=(y0, y1))
+    of_latents.scatter(z[:SHOWN, 0], z[:SHOWN, 1], s=2)
+    if flow.base.is_normal:
+        shares, of_normal = (
+            " and ".join(f"{100 * share:.1f} %" for share in shares.values())
+            for shares in (ring_fractions(z), RINGS)
+        )
+        of_latents.set_title(
+            f"latents: {shares} of the data lie within 1 and 2 sd\n(of a standard normal {of_normal})",
+            fontsize=10,
+        )
+        for radius in RINGS:
+            of_latents.add_patch(Circle((0, 0), radius, fill=False, color="black"))
+        expected, observed = qq_points(z)
+        # This order of arguments survives a flow that diverged: max(3.5, nan) is 3.5.
+        reach = min(10.0, max(3.5, 1.05 * z.abs().max().item()))
+        of_latents.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    else:
+        drawn = flow.draw(len(z), generator=generator)[0].cpu()
+        of_latents.set_title("latents of the data, and draws of the base (orange)", fontsize=10)
+        of_latents.scatter(drawn[:SHOWN, 0], drawn[:SHOWN, 1], s=2, zorder=0)
+        expected, observed = (v.double().square().sum(1).sort().values for v in (drawn, z))
+    of_latents.set(aspect="equal")
 
-    shares, of_normal = (
-        " and ".join(f"{100 * share:.1f} %" for share in shares.values())
-        for shares in (ring_fractions(z), RINGS)
-    )
-    of_latents.set_title(
-        f"latents: {shares} of the data lie within 1 and 2 sd\n(of a standard normal {of_normal})",
-        fontsize=10,
-    )
-    of_latents.scatter(*z[:SHOWN].T.numpy(), s=2)
-    for radius in RINGS:
-        of_latents.add_patch(Circle((0, 0), radius, fill=False, color="black"))
-    # This order of arguments survives a flow that diverged: max(3.5, nan) is 3.5.
-    reach = min(10.0, max(3.5, 1.05 * z.abs().max().item()))
-    of_latents.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-
-    expected, observed = qq_points(z)
     of_norms.set_title("squared norms of the latents")
     of_norms.plot(expected.numpy(), observed.numpy(), ".", markersize=3)
     of_norms.axline((0, 0), slope=1, color="black", linewidth=1)
-    of_norms.set(xlabel="quantile of chi-square, 2 degrees of freedom", ylabel="quantile of the data")
-    return figure
+    base = "chi-square, 2 degrees of freedom" if flow.base.is_normal else "draws of the base"
+    of_norms.set(xlabel=f"quantile of {base}", ylabel="quantile of the data")
 
 
 def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
@@ -117,19 +137,20 @@ def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def deformed_grid(flow: Flow, reach: float = 2.5, lines: int = 11, points: int = 401) -> Tensor:
+def deformed_grid(flow: Flow, reach: float | None = None, lines: int = 11, points: int = 401) -> Tensor:
     """Where a flow of the plane takes a regular grid of latent lines.
 
     Args:
         flow: a flow with event shape (2,).
-        reach: the grid covers the square from ``-reach`` to ``reach``.
+        reach: the grid covers the square from ``-reach`` to ``reach``; the ``reach`` of the base when absent.
         lines: number of lines in each direction.
         points: points on each line.
 
     Returns:
         (2, lines, points, 2): the lines of constant first latent, and those of constant second latent.
     """
-    ends, along = torch.linspace(-reach, reach, lines), torch.linspace(-reach, reach, points)
+    low, high = flow.base.reach if reach is None else (-reach, reach)
+    ends, along = (torch.linspace(low, high, n) for n in (lines, points))
     z = torch.stack(torch.meshgrid(ends, along, indexing="ij"), dim=-1)
     z = torch.stack((z, z.flip(-1)))
     return flow.decode([z.view(-1, 2).to(flow.device, flow.dtype)]).view_as(z).cpu()

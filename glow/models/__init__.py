@@ -1,4 +1,4 @@
-"""Recipes that assemble a ``Flow`` from bijections and networks; no new maths."""
+"""Recipes that assemble a ``Flow`` from bijections and networks, and the densities beside it; no new maths."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glow.density import Density
 from glow.errors import UsageError, check_choice, nearest
-from glow.flow import Flow
 from glow.models.autoregressive import iaf, maf
 from glow.models.glow import glow
+from glow.models.made import made
 from glow.models.nice import nice
 from glow.models.nsf import nsf
+from glow.models.planar import planar, radial
 from glow.models.realnvp import realnvp
+from glow.models.vae import vae
 
-FAMILIES: dict[str, Callable[..., Flow]] = {
-    "glow": glow, "nice": nice, "realnvp": realnvp, "maf": maf, "iaf": iaf, "nsf": nsf,
+FAMILIES: dict[str, Callable[..., Density]] = {
+    "glow": glow, "nice": nice, "realnvp": realnvp, "maf": maf, "iaf": iaf, "nsf": nsf, "planar": planar,
+    "radial": radial, "made": made, "vae": vae,
 }  # fmt: skip
 """What ``model.family`` may be. Names instead of import paths: a checkpoint's configuration can only
 ask for one of these, never for other code."""
 
 
-def build(config: Mapping[str, Any]) -> Flow:
-    """The flow that a plain ``model`` configuration describes.
+def build(config: Mapping[str, Any]) -> Density:
+    """The flow, or other density, that a plain ``model`` configuration describes.
 
     Args:
         config: ``family`` (a key of ``FAMILIES``), an optional ``name`` that only labels, and the
@@ -46,4 +50,17 @@ def build(config: Mapping[str, Any]) -> Flow:
     return recipe(**arguments)
 
 
-__all__ = ["FAMILIES", "build", "glow", "iaf", "maf", "nice", "nsf", "realnvp"]
+__all__ = [
+    "FAMILIES",
+    "build",
+    "glow",
+    "iaf",
+    "made",
+    "maf",
+    "nice",
+    "nsf",
+    "planar",
+    "radial",
+    "realnvp",
+    "vae",
+]

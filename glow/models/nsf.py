@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glow.bijections import ActNorm, Bijection, Composition, Spline, SplineCoupling
+from glow.bijections import ActNorm, Bijection, Spline, SplineCoupling
 from glow.errors import check_bool
 from glow.flow import Flow
 from glow.models.autoregressive import autoregressive_layers
-from glow.models.vectors import alternating, check_vectors
+from glow.models.vectors import alternating, check_vectors, vector_flow
 from glow.networks import MLP
 
 
@@ -17,9 +17,11 @@ def nsf(
     layers: int = 6,
     hidden: int = 64,
     hidden_layers: int = 2,
-    bins: int = 8,
-    bound: float = 5.0,
+    bins: int = 16,
+    bound: float = 3.0,
     autoregressive: bool = False,
+    base: str = "normal",
+    components: int = 8,
 ) -> Flow:
     """Rational-quadratic splines with linear tails, in couplings or autoregressive.
 
@@ -31,8 +33,10 @@ def nsf(
         hidden: size of the hidden layers of each one's network.
         hidden_layers: number of those.
         bins: of a spline.
-        bound: a spline bends [-bound, bound] and is the identity outside.
+        bound: a spline bends [-bound, bound] and is the identity outside. Bins where no data is are wasted.
         autoregressive: not couplings but ``MADE``; samples then take D passes a layer.
+        base: a key of ``BASES``.
+        components: of a mixture as the base.
 
     Raises:
         UsageError: naming the argument that does not fit.
@@ -49,4 +53,4 @@ def nsf(
         if autoregressive
         else alternating(dimensions, layers, coupling)
     )
-    return Flow(Composition([ActNorm(dimensions), *maps]), shape)
+    return vector_flow([ActNorm(dimensions), *maps], shape, dimensions, base, components)

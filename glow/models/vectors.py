@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from glow.bijections import Coupling
-from glow.errors import UsageError, check_positive, check_shape
+from glow.bases import Base, Mixture, StandardNormal, StudentT, Uniform
+from glow.bijections import Bijection, Composition, Coupling, Dequantize, Flatten, Sigmoid
+from glow.errors import UsageError, check_choice, check_positive, check_shape
+from glow.flow import Flow
+
+BASES: dict[str, Callable[[int, int], Base]] = {
+    "normal": lambda dimensions, components: StandardNormal(),
+    "uniform": lambda dimensions, components: Uniform(),
+    "mixture": Mixture,
+    "student_t": lambda dimensions, components: StudentT(),
+}
+"""What ``model.base`` may be; ``uniform`` is on the unit cube, onto which the flow ends in a sigmoid."""
 
 
 def check_vectors(family: str, shape: Sequence[int], **positive: object) -> int:
@@ -25,3 +35,25 @@ def alternating(dimensions: int, layers: int, make: Callable[[int, int, bool], C
     first = dimensions // 2
     second = dimensions - first
     return [make(*((second, first) if i % 2 else (first, second)), i % 2 == 1) for i in range(layers)]
+
+
+def vector_flow(
+    maps: Sequence[Bijection],
+    shape: Sequence[int],
+    dimensions: int,
+    base: str,
+    components: int,
+    grey_levels: int | None = None,
+) -> Flow:
+    """The maps of ``dimensions`` numbers and a base of that name; images of ``grey_levels`` are flattened first.
+
+    Raises:
+        UsageError: no such base, or no number of components.
+    """
+    check_choice("base", base, BASES)
+    before = [] if len(shape) == 1 else [Flatten(tuple(shape))]
+    after = [Sigmoid()] if base == "uniform" else []
+    dequantize = None if grey_levels is None else Dequantize(grey_levels)
+    return Flow(
+        Composition([*before, *maps, *after]), shape, dequantize, base=BASES[base](dimensions, components)
+    )

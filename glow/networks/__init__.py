@@ -3,5 +3,6 @@
 from glow.networks.conv import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
 from glow.networks.made import MADE
 from glow.networks.mlp import MLP
+from glow.networks.resnet import ResNet
 
-__all__ = ["MADE", "MLP", "ActNormConv2d", "ConvNet", "ScaledConv2d", "ZeroConv2d"]
+__all__ = ["MADE", "MLP", "ActNormConv2d", "ConvNet", "ResNet", "ScaledConv2d", "ZeroConv2d"]

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from glow.data import ArrayData
 from glow.errors import check_positive
+from glow.seeds import generator
 from glow.training.limits import time_left
 from glow.training.module import FlowModule
 
@@ -45,9 +46,7 @@ class TimeEstimate(L.Callback):
 
         def step() -> float:
             start = time.perf_counter()
-            noise = (
-                torch.tensor(0.5, device=device, dtype=pl_module.flow.dtype) if pl_module.is_image else None
-            )
+            noise = pl_module.noise(len(x), generator(device, "estimate"))
             with trainer.precision_plugin.forward_context():
                 pl_module.loss(batch, noise).mean().backward()
             if device.type == "cuda":

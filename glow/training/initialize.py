@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lightning as L
-import torch
 
 from glow.data import ArrayData
 from glow.errors import check_positive
@@ -32,10 +31,14 @@ class Initialize(L.Callback):
         flow = pl_module.flow
         if stage != "fit" or flow.initialized:
             return
+        if pl_module.target is not None:  # whose samples nobody has: the flow starts from its base
+            flow.initialized = True
+            return
         assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
         device = trainer.strategy.root_device
         pl_module.to(device)
         x, y = trainer.datamodule.initialization_batch(self.images)  # type: ignore[attr-defined]
         source = generator("cpu", "initialization noise", pl_module.seed)
-        noise = torch.rand(x.shape, generator=source).to(device, flow.dtype) if pl_module.is_image else None
+        noise = flow.noise(len(x), source)
+        noise = None if noise is None else noise.to(device)
         flow.initialize(x.to(device), y.to(device) if y is not None and flow.classes else None, noise)

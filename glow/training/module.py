@@ -12,21 +12,31 @@ from torchmetrics import MeanMetric
 
 from glow.bijections import AffineCoupling
 from glow.data.augment import random_shift
-from glow.errors import NonFiniteError, UsageError, check_positive
+from glow.density import Density
+from glow.errors import NonFiniteError, UsageError, check_choice, check_positive
 from glow.evaluation.bits import bits_per_dim, evaluation_noise
+from glow.evaluation.reverse_kl import reverse_kl_report
+from glow.flow import Flow
 from glow.models import build
 from glow.seeds import generator
+from glow.targets import Checkerboard, Density2D, Target, target
 from glow.training.checkpoints import last_checkpoint
 from glow.training.limits import time_used
 from glow.training.optimizers import build_optimizer, build_schedule
+
+OBJECTIVES = ("forward_kl", "reverse_kl")
+"""What ``objective`` may be."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 class FlowModule(L.LightningModule):
-    """Maximum-likelihood training of a flow.
+    """Training of a flow, or of another density.
 
-    The loss is bits/dim for images and nats for vectors (``unit`` is ``bpd`` or ``nll``); it is logged as
+    With the objective ``forward_kl``, maximum likelihood, the loss is bits/dim for grey images and nats for vectors and
+    binary images (``unit`` is ``bpd`` or ``nll``). With ``reverse_kl`` the data counts only by its number: the flow's own
+    samples x, as many as a batch has, are to follow the unnormalized density p of the dataset, and the loss is the mean of
+    log q(x) - log p(x), the negative ELBO in nats (``nelbo``; Rezende & Mohamed 2015, section 4). The loss is logged as
     ``train/UNIT``, ``val/UNIT`` and ``test/UNIT``, means over all examples of the epoch, each counted once.
 
     All arguments are plain values that the checkpoint keeps, so that ``load_from_checkpoint`` needs no YAML.
@@ -36,8 +46,13 @@ class FlowModule(L.LightningModule):
         optimizer: the configuration of ``glow.training.optimizers``.
         seed: decides dequantization noise and augmentation.
         shift: training images are shifted by up to this fraction of their size.
-        dataset: the configuration of the data, kept for who opens the checkpoint later.
+        dataset: the configuration of the data, kept for who opens the checkpoint later; for ``reverse_kl`` it names the
+            density.
+        objective: ``forward_kl`` or ``reverse_kl``.
     """
+
+    WEIGHTED = 2_000
+    """Samples of the flow that every validation of reverse-KL training weighs."""
 
     def __init__(
         self,
@@ -46,6 +61,7 @@ class FlowModule(L.LightningModule):
         seed: int = 0,
         shift: float = 0.0,
         dataset: dict[str, Any] | None = None,
+        objective: str = "forward_kl",
     ) -> None:
         super().__init__()
         check_positive("shift", shift, zero=True)
@@ -54,8 +70,8 @@ class FlowModule(L.LightningModule):
         self.save_hyperparameters()
         self.optimizer_config, self.seed, self.shift = optimizer, seed, shift
         self.flow = build(model)
-        self.is_image = self.flow.dequantize is not None
-        self.unit = "bpd" if self.is_image else "nll"
+        self.target = _target_of(objective, self.flow, dataset)
+        self.unit = "nelbo" if self.target else "nll" if self.flow.dequantize is None else "bpd"
         # torchmetrics would drop NaN from a mean, with a warning.
         self.train_mean, self.val_mean, self.test_mean = (
             MeanMetric(nan_strategy="disable") for _ in range(3)
@@ -67,12 +83,24 @@ class FlowModule(L.LightningModule):
         self._loss = torch.tensor(0.0)
 
     def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
-        """Bits/dim or nats of every example of a batch (x,) or (x, y): (B,)."""
+        """Bits/dim or nats of every example of a batch (x,) or (x, y): (B,). The noise is what ``noise`` gives."""
+        if self.target is not None:
+            assert isinstance(self.flow, Flow)
+            assert noise is not None
+            x, log_q = self.flow.generate_with_log_prob([noise])
+            return log_q - self.target.log_prob(x)
         if self.flow.classes and len(batch) < 2:
             raise UsageError("model.class_conditional=true needs labels, and this data has none")
         y = batch[1] if self.flow.classes else None
         log_prob = self.flow(batch[0], y, noise)
-        return bits_per_dim(log_prob, self.flow.event_shape) if self.is_image else -log_prob
+        return bits_per_dim(log_prob, self.flow.event_shape) if self.unit == "bpd" else -log_prob
+
+    def noise(self, n: int, source: torch.Generator) -> Tensor | None:
+        """What the loss of ``n`` examples needs: noise of the log-density, or latents of the flow's own samples."""
+        if self.target is not None:
+            assert isinstance(self.flow, Flow)
+            return self.flow.draw(n, generator=source)[0]
+        return self.flow.noise(n, source)
 
     def on_train_start(self) -> None:
         """The mean so far that a checkpoint holds is that of the first device; no other may count it again."""
@@ -91,20 +119,15 @@ class FlowModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         x = batch[0]
-        noise = None
-        if self.is_image:
-            # Drawn for the batch of all devices, of which this device takes its rows: the numbers that an
-            # image meets do not depend on how many devices share the work (as long as they share it evenly).
-            source = generator(x.device, "train", self.seed, self.current_epoch, batch_idx)
-            devices, device = self.trainer.world_size, self.trainer.global_rank
-            noise = torch.rand(
-                (len(x) * devices, *x.shape[1:]), generator=source, device=x.device, dtype=self.flow.dtype
-            )[device::devices]
-            if self.shift:
-                offsets = torch.rand((len(x) * devices, 2), generator=source, device=x.device)[
-                    device::devices
-                ]
-                x = random_shift(x, self.shift, offsets)
+        # Drawn for the batch of all devices, of which this device takes its rows: the numbers that an
+        # image meets do not depend on how many devices share the work (as long as they share it evenly).
+        source = generator(x.device, "train", self.seed, self.current_epoch, batch_idx)
+        devices, device = self.trainer.world_size, self.trainer.global_rank
+        noise = self.noise(len(x) * devices, source)
+        noise = None if noise is None else noise[device::devices]
+        if self.shift and x.dim() == 4:
+            offsets = torch.rand((len(x) * devices, 2), generator=source, device=x.device)[device::devices]
+            x = random_shift(x, self.shift, offsets)
         values = self.loss((x, *batch[1:]), noise)
         loss = values.mean()
         self._loss = self._loss.to(loss.device) + loss.detach()
@@ -116,12 +139,12 @@ class FlowModule(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Collects the loss of every example under noise that is the same in every epoch."""
-        self.val_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "val", batch_idx)))
+        self.val_mean.update(self.loss(batch, self._evaluation_noise(len(batch[0]), "val", batch_idx)))
         self.log(f"val/{self.unit}", self.val_mean, prog_bar=True, batch_size=len(batch[0]))
 
     def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Collects the loss of every example under fixed noise."""
-        self.test_mean.update(self.loss(batch, self._evaluation_noise(batch[0], "test", batch_idx)))
+        self.test_mean.update(self.loss(batch, self._evaluation_noise(len(batch[0]), "test", batch_idx)))
         self.log(f"{self.test_name}/{self.unit}", self.test_mean, batch_size=len(batch[0]))
         examples = float(len(batch[0]))
         self.log(f"{self.test_name}/examples", examples, reduce_fx="sum", sync_dist=True, batch_size=1)
@@ -154,6 +177,13 @@ class FlowModule(L.LightningModule):
             self.log("val/smallest_scale", smallest, sync_dist=True, reduce_fx="min")
         if not self.trainer.sanity_checking and not torch.isfinite(self.val_mean.compute()):
             self._stop(f"the validation loss is not finite after step {self.trainer.global_step}")
+        if self.target is not None:
+            assert isinstance(self.flow, Flow)
+            source = generator("cpu", "weights", self.seed)
+            report = reverse_kl_report(self.flow, self.target, self.WEIGHTED, source)
+            for name in ("elbo", "elbo_gap", "ess", "free_energy_estimate"):
+                if report.get(name) is not None:
+                    self.log(f"val/{name}", report[name], rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The configured optimizer with a learning rate that changes per step."""
@@ -170,11 +200,11 @@ class FlowModule(L.LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
-    def _evaluation_noise(self, x: Tensor, split: str, batch_idx: int) -> Tensor | None:
-        if not self.is_image:
-            return None
+    def _evaluation_noise(self, n: int, split: str, batch_idx: int) -> Tensor | None:
         device = self.trainer.global_rank
-        return evaluation_noise(x, split, self.seed, batch_idx, device_index=device, dtype=self.flow.dtype)
+        if self.target is not None:
+            return self.noise(n, generator(self.flow.device, split, self.seed, batch_idx, device))
+        return evaluation_noise(self.flow, n, split, self.seed, batch_idx, device_index=device)
 
     def _affine_couplings(self) -> list[AffineCoupling]:
         return [m for m in self.flow.modules() if isinstance(m, AffineCoupling)]
@@ -186,3 +216,22 @@ class FlowModule(L.LightningModule):
             "Lower optimizer.lr, lengthen optimizer.warmup_epochs, set trainer.gradient_clip_val or, for "
             "affine couplings, model.min_scale, and start over with resume=false"
         )
+
+
+def _target_of(objective: str, flow: Density, dataset: dict[str, Any] | None) -> Target | None:
+    """The density that a reverse-KL run approximates; None for other objectives."""
+    check_choice("objective", objective, OBJECTIVES)
+    if objective != "reverse_kl":
+        return None
+    if dataset is None or dataset.get("_target_") != "glow.data.Toy":
+        raise UsageError("objective=reverse_kl needs a density: choose one of the datasets in the plane")
+    if not isinstance(flow, Flow) or not flow.base.reparametrized:
+        raise UsageError(
+            "objective=reverse_kl needs a flow whose samples are differentiable: neither model=made nor model.base=mixture"
+        )
+    density = target(dataset["kind"], dataset["noise"])
+    if isinstance(density, Checkerboard) or (isinstance(density, Density2D) and not density.is_density):
+        raise UsageError(
+            "objective=reverse_kl needs a density that is nowhere zero: a noise, and no checkerboard"
+        )
+    return density

@@ -14,6 +14,7 @@ from glow.data import ArrayData
 from glow.errors import UsageError, check_positive
 from glow.evaluation.bits import evaluation_noise
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
+from glow.flow import Flow
 from glow.seeds import generator
 from glow.training.module import FlowModule
 
@@ -71,7 +72,7 @@ class Pictures(L.Callback):
     def draw(self, trainer: L.Trainer, module: FlowModule, name: str) -> Path | None:
         """Samples of the module's present weights; returns the file, or None if there is no such picture."""
         flow, source = module.flow, generator("cpu", "samples", module.seed)
-        if module.is_image:
+        if flow.grey_levels is not None:
             picture = sample_grid(flow, self.n, self.temperature, source)
         elif flow.event_shape == (2,):
             assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
@@ -87,14 +88,13 @@ class Pictures(L.Callback):
     def log_latents(self, trainer: L.Trainer, module: FlowModule) -> None:
         """Histograms of validation examples' latents in TensorBoard, per scale: a good flow's are standard normal."""
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
-        if loggers:
+        if loggers and isinstance(module.flow, Flow):
             data = trainer.datamodule  # type: ignore[attr-defined]
             assert isinstance(data, ArrayData)
             x, y = data.splits["val"]
-            x = x[: self.HISTOGRAM].to(module.device, None if module.is_image else module.flow.dtype)
-            noise = None
-            if module.is_image:  # uniform, for which the density is trained
-                noise = evaluation_noise(x, "latents", module.seed, 0, dtype=module.flow.dtype)
+            x = x[: self.HISTOGRAM].to(module.device, module.flow.dtype if x.is_floating_point() else None)
+            # Of images uniform, for which the density is trained.
+            noise = evaluation_noise(module.flow, len(x), "latents", module.seed, 0)
             labels = y[: len(x)].to(module.device) if module.flow.classes and y is not None else None
             for i, z in enumerate(module.flow.encode(x, labels, noise), 1):
                 z = z[z.isfinite()].float()
@@ -105,7 +105,7 @@ class Pictures(L.Callback):
     @rank_zero_only
     def draw_final(self, trainer: L.Trainer, module: FlowModule) -> Path | None:
         """The temperature grid of images, or once more the density of points."""
-        if not module.is_image:
+        if module.flow.grey_levels is None:
             return self.draw(trainer, module, "density")
         source = generator("cpu", "samples", module.seed)
         picture = temperature_grid(module.flow, self.temperatures, self.columns, source)

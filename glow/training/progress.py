@@ -176,7 +176,7 @@ class PlainLines(ProgressBar):
             f"step {trainer.global_step}" + (f"/{total:.0f}" if math.isfinite(total) else ""),
             f"epoch {trainer.current_epoch + 1}",
             f"{what} {float(value):.3f} {UNITS[pl_module.unit]}" if value is not None else what,
-            f"{float(rate):,.0f} {'images' if pl_module.is_image else 'points'}/s"
+            f"{float(rate):,.0f} {'points' if pl_module.flow.grey_levels is None else 'images'}/s"
             if rate is not None
             else "",
             f"ETA {clock(self._eta.seconds(trainer))}",

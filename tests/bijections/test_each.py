@@ -210,13 +210,25 @@ class TestSpline:
         assert log_slope.isfinite().all()
 
 
+def test_made_sees_its_neighbours_with_fewer_units_than_dimensions() -> None:
+    made = MADE(100, 1, hidden=20, layers=2).double()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: made(x[None])[0, -1, 0], torch.randn(100).double()
+    )
+    assert (jacobian != 0).nonzero().max() > 70  # the last of twenty ReLUs may be off
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_made_sees_what_comes_before_and_all_of_it(backwards: bool, layers: int) -> None:
-    made = MADE(5, 2, hidden=16, layers=layers, backwards=backwards).double()
+    orders = torch.arange(5)[None]
+    made = MADE(5, 2, 16, layers, orders.flip(1) if backwards else orders).double()
     for parameter in made.parameters():
         nn.init.normal_(parameter)
-    jacobian = torch.autograd.functional.jacobian(lambda x: made(x[None])[0], torch.randn(5).double())
-    sees = (jacobian != 0).any(1)  # (D, D)
-    before = made.order[None, :] < made.order[:, None]
+    points = torch.randn(20, 5).double()  # several: a ReLU that is off hides what it would see
+    jacobians = [torch.autograd.functional.jacobian(lambda x: made(x[None])[0], x) for x in points]
+    sees = (torch.stack(jacobians) != 0).any(0).any(1)  # (D, D)
+    before = made.orders[0][None, :] < made.orders[0][:, None]
     assert torch.equal(sees, before)

@@ -18,10 +18,12 @@ from glow.bijections import (
     AffineCoupling,
     Autoregressive,
     Bijection,
+    CheckerboardCoupling,
     Composition,
     Coupling,
     DiagonalScale,
     Elementwise,
+    Flatten,
     GlowLevel,
     GlowStep,
     Inverse,
@@ -29,13 +31,16 @@ from glow.bijections import (
     MultiScale,
     Permutation,
     PlainConv1x1,
+    Planar,
+    Radial,
+    Sigmoid,
     Spline,
     SplineCoupling,
     SplitPrior,
     Squeeze,
     TopPrior,
 )
-from glow.networks import MADE, MLP, ConvNet, ZeroConv2d
+from glow.networks import MADE, MLP, ConvNet, ResNet, ZeroConv2d
 
 CHANNELS = 4
 
@@ -68,13 +73,32 @@ def multiscale() -> nn.Module:
     return MultiScale([level(4), level(8)], [SplitPrior(ZeroConv2d(2, 4))], TopPrior(8, classes=3))
 
 
-def autoregressive(dimensions: int, elementwise: Elementwise, backwards: bool = False) -> Autoregressive:
-    network = MADE(dimensions, elementwise.parameters, 8, backwards=backwards)
-    return Autoregressive(network, network.order, elementwise)
+def realnvp() -> nn.Module:
+    def scale(channels: int, *then: Bijection) -> Bijection:
+        boards = [
+            CheckerboardCoupling(ResNet(channels, 2 * channels, 4, 1), Affine(), swap)
+            for swap in (False, True)
+        ]
+        return Composition([*boards, *then])
+
+    squeezed = AffineCoupling(ResNet(2, 4, 4, 1), scale="tanh")
+    return MultiScale([scale(1, Squeeze(), squeezed), scale(2)], [Composition([])], Composition([]))
+
+
+def autoregressive(
+    dimensions: int, elementwise: Elementwise, order: tuple[int, ...] | None = None, context: int = 0
+) -> Autoregressive:
+    orders = None if order is None else torch.tensor([order])
+    network = MADE(dimensions, elementwise.parameters, 8, orders=orders, context=context)
+    return Autoregressive(network, elementwise)
 
 
 def labels(n: int) -> Tensor:
     return torch.arange(n) % 3
+
+
+def numbers(n: int) -> Tensor:
+    return torch.randn(n, 3, dtype=torch.float64)
 
 
 CASES: dict[str, Case] = {
@@ -95,8 +119,23 @@ CASES: dict[str, Case] = {
     "spline coupling": Case(lambda: SplineCoupling(MLP(2, 2 * 14, 8), Spline(5, 1.5)), (4,)),
     "spline coupling swapped": Case(lambda: SplineCoupling(MLP(3, 2 * 8, 8), Spline(3), swap=True), (5,)),
     "affine autoregressive": Case(lambda: autoregressive(4, Affine()), (4,)),
-    "spline autoregressive, backwards": Case(lambda: autoregressive(3, Spline(4, 2.0), True), (3,)),
+    "spline autoregressive, backwards": Case(lambda: autoregressive(3, Spline(4, 2.0), (2, 1, 0)), (3,)),
     "inverse autoregressive": Case(lambda: Inverse(autoregressive(3, Affine())), (3,)),
+    "affine autoregressive, other order": Case(lambda: autoregressive(4, Affine(), (2, 0, 3, 1)), (4,)),
+    "autoregressive with context": Case(lambda: autoregressive(4, Affine(), context=3), (4,), numbers),
+    "coupling with context": Case(
+        lambda: AffineCoupling(MLP(2, 4, 8, context=3), scale="tanh"), (4,), numbers
+    ),
+    "checkerboard affine": Case(lambda: CheckerboardCoupling(ResNet(2, 4, 4), Affine()), (2, 4, 4)),
+    "checkerboard spline, swapped": Case(
+        lambda: CheckerboardCoupling(ResNet(1, 11, 4, 1), Spline(4), swap=True), (1, 3, 4)
+    ),
+    "planar": Case(lambda: Planar(3), (3,)),
+    "planar with context": Case(lambda: Planar(4, 3), (4,), numbers),
+    "radial": Case(lambda: Radial(3), (3,)),
+    "sigmoid": Case(Sigmoid, (4,)),
+    "flatten": Case(lambda: Flatten((3, 3, 2)), (3, 3, 2)),
+    "realnvp of images": Case(realnvp, (1, 4, 4)),
     "diagonal scale": Case(lambda: DiagonalScale(3), (3,)),
     "split prior": Case(
         lambda: SplitPrior(ZeroConv2d(CHANNELS, 2 * CHANNELS)),
@@ -211,8 +250,10 @@ def test_autocast_leaves_the_algebra_in_its_dtype(case: Case, dtype: torch.dtype
     x = x.to(dtype)
     context = context.to(dtype) if context is not None and context.is_floating_point() else context
     for sub in module.modules():
-        if isinstance(sub, (Coupling, Autoregressive)):
+        if isinstance(sub, (Coupling, Autoregressive, CheckerboardCoupling)):
             sub.network.forward = partial(_without_autocast, sub.network.forward)  # type: ignore[method-assign]
+        if isinstance(sub, Planar) and sub.amortized is not None:
+            sub.amortized.forward = partial(_without_autocast, sub.amortized.forward)  # type: ignore[method-assign]
     z, log_det = module(x, context)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         z16, log_det16 = module(x, context)
@@ -222,6 +263,6 @@ def test_autocast_leaves_the_algebra_in_its_dtype(case: Case, dtype: torch.dtype
     torch.testing.assert_close(log_det16, log_det, rtol=0, atol=0)
 
 
-def _without_autocast(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _without_autocast(forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
-        return forward(x)
+        return forward(*inputs)

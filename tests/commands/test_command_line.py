@@ -39,7 +39,7 @@ class TestCommandLine:
         [
             (["model.widht=3"], "error: model.widht is not a setting; did you mean 'model.width'"),
             (["datset=mnist"], "error: datset is not a setting; did you mean 'dataset'"),
-            (["dataset=mnits"], "error: dataset=mnits is not one of cifar10, digits,"),
+            (["dataset=mnits"], "error: dataset=mnits is not one of banana, bimodal,"),
             (["dataset=image_folder"], "error: dataset.root is missing"),
             (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
             (["logger=null"], "error: logger cannot be null; choose one of csv, default, none"),
@@ -58,7 +58,7 @@ class TestCommandLine:
         result = shell(tmp_path, "--help")
         assert result.returncode == 0
         for text in (
-            "dataset: cifar10, digits",
+            "dataset: banana, bimodal",
             "experiment: cifar10_paper",
             "resume=false",
             "trainer.precision",

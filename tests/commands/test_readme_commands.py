@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from glow.commands.cli import CONF, compose
 from glow.commands.evaluate import evaluate
 from glow.commands.sample import sample
+from glow.training import FlowModule
 
 ROOT = CONF.parent
 Run = Callable[..., dict[str, Any]]
 
 
-def readme_commands(program: str) -> list[str]:
-    commands = re.findall(rf"python {program}\.py[^`\n|]*", (ROOT / "README.md").read_text())
+def readme_commands(program: str, file: str = "README.md") -> list[str]:
+    commands = re.findall(rf"python {program}\.py[^`\n|]*", (ROOT / file).read_text())
     return sorted({re.sub(r"\s+#.*", "", command).strip() for command in commands})
 
 
@@ -42,14 +44,26 @@ def test_commands_of_the_readme(
         arguments += [f"dataset.root={root}", "dataset.val_size=4"]
     elif any("cifar10" in a for a in arguments):
         arguments += [f"dataset.root={fake_cifar}", "dataset.val_size=4"]
-    points = any(a.endswith(("two_moons", "eight_gaussians")) for a in arguments)
+    is_glow = compose("train", arguments).model.family == "glow"
     run(
         *arguments,
         "debug=fast",
-        *([] if points else ["model.depth=1", "model.width=8"]),
+        *(["model.depth=1", "model.width=8"] if is_glow else []),
         *(["model.levels=1"] if "compile=true" in arguments else []),
         "callbacks.estimate=null",
     )
+
+
+@pytest.mark.parametrize("command", readme_commands("train", "docs/flows.md"))
+def test_commands_of_the_page_about_small_flows(command: str) -> None:
+    """Their models and data fit together; test_small_flows.py runs every family and density."""
+    arguments = shlex.split(command)[2:]
+    if "-m" in arguments:
+        return  # test_command_line.py has a multirun
+    cfg: Any = OmegaConf.to_container(compose("train", arguments), resolve=True)
+    module = FlowModule(cfg["model"], cfg["optimizer"], dataset=cfg["dataset"], objective=cfg["objective"])
+    assert module.unit == cfg["unit"]
+    assert list(module.flow.event_shape) == cfg["dataset"]["shape"]
 
 
 def test_sampling_and_measuring_commands_of_the_readme(run: Run, fake_mnist: Path, tmp_path: Path) -> None:

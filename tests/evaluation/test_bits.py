@@ -42,9 +42,9 @@ def batches(x: Tensor, *y: Tensor, size: int = 8) -> list[tuple[Tensor, ...]]:
 
 class TestNoise:
     def draw(self, x: Tensor, **options: int) -> Tensor:
-        return evaluation_noise(
-            x, **{"split": "test", "seed": 3, "batch": 5, "dtype": torch.float32, **options}
-        )
+        noise = evaluation_noise(tiny(), len(x), **{"split": "test", "seed": 3, "batch": 5, **options})
+        assert noise is not None
+        return noise
 
     def test_its_source_is_that_of_earlier_versions(self) -> None:
         """Figures in old logs must stay what a new evaluation finds."""
@@ -58,7 +58,7 @@ class TestNoise:
         module = FlowModule(MODEL, {"name": "adamax", "lr": 1e-3}, seed=3)
         module._trainer = SimpleNamespace(global_rank=1)  # type: ignore[assignment]
         x = images()
-        found = module._evaluation_noise(x, split, 5)
+        found = module._evaluation_noise(len(x), split, 5)
         assert found is not None
         assert torch.equal(found, self.draw(x, split=split, device_index=1))
         assert torch.equal(found, torch.rand(x.shape, generator=generator("cpu", split, 3, 5, 1)))
@@ -79,7 +79,7 @@ class TestNoise:
         assert all(torch.equal(a, self.draw(x, **o)) for a, o in zip(drawn, options, strict=True))
 
     def test_its_type(self) -> None:
-        assert evaluation_noise(images(), "test", 0, 0, dtype=torch.float64).dtype == torch.float64
+        assert evaluation_noise(tiny().double(), 3, "test", 0, 0).dtype == torch.float64  # type: ignore[union-attr]
 
 
 class TestLogProbs:
@@ -91,7 +91,8 @@ class TestLogProbs:
         x = images()
         with torch.no_grad():
             each = [
-                module.loss(b, module._evaluation_noise(b[0], "test", i)) for i, b in enumerate(batches(x))
+                module.loss(b, module._evaluation_noise(len(b[0]), "test", i))
+                for i, b in enumerate(batches(x))
             ]
         found = evaluate_log_probs(module.flow, batches(x), seed=3)
         assert (found.dtype, found.shape, found.requires_grad) == (torch.float64, (20,), False)
@@ -109,7 +110,7 @@ class TestLogProbs:
         with torch.no_grad():
             drawn = torch.stack(
                 [
-                    flow.log_prob(x, noise=evaluation_noise(x, "test", 0, 0, draw=k, dtype=torch.float64))
+                    flow.log_prob(x, noise=evaluation_noise(flow, len(x), "test", 0, 0, draw=k))
                     for k in range(5)
                 ]
             )
@@ -145,7 +146,7 @@ class TestLogProbs:
         found = evaluate_log_probs(flow, batches(x))
         with torch.no_grad():
             assert torch.equal(found, torch.cat([flow.eval()(b.double()) for b in x.split(8)]))
-        with pytest.raises(UsageError, match="draws must be 1 for vectors.* got 2"):
+        with pytest.raises(UsageError, match="draws must be 1 for this model.* got 2"):
             evaluate_log_probs(flow, batches(x), draws=2)
 
     @pytest.mark.parametrize("fails", [False, True])

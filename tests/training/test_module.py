@@ -63,7 +63,7 @@ def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
     module.eval()
     with torch.no_grad():
         each = torch.cat(
-            [module.loss(b, module._evaluation_noise(b[0], "val", i)) for i, b in enumerate(batches)]
+            [module.loss(b, module._evaluation_noise(len(b[0]), "val", i)) for i, b in enumerate(batches)]
         )
     assert len(each) == len(x) == 144
     assert trainer.callback_metrics["val/bpd"].item() == pytest.approx(each.mean().item(), rel=1e-5)

@@ -1,0 +1,52 @@
+"""How well a flow has learned a density that is known up to a factor, by its own samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glow.flow import Flow
+from glow.targets import DoubleWell, Target
+
+
+@torch.no_grad()
+def reverse_kl_report(flow: Flow, target: Target, n: int, generator: torch.Generator) -> dict[str, Any]:
+    r"""Samples of the flow q weighted by :math:`w = \tilde p(x) / q(x)`, set beside integrals on a grid.
+
+    Args:
+        flow: of points in the plane.
+        target: the unnormalized density.
+        n: number of samples.
+        generator: their source.
+
+    Returns:
+        ``elbo``, the mean of log w, nats; ``log_normalizer`` of the target, by integration, and ``elbo_gap``, what the
+        ELBO lacks of it, which is KL(q, p); ``log_normalizer_estimate`` from the weights; ``ess``, the effective sample
+        size :math:`(\sum w)^2 / \sum w^2` as a fraction of n. For a double well its ``free_energy_difference``, kT,
+        by integration, and ``free_energy_estimate``, from the weighted samples (Noé et al. 2019). What is not finite is
+        None.
+    """
+    x, log_q = flow.generate_with_log_prob(flow.draw(n, generator=generator))
+    x, log_w = x.double(), target.log_prob(x.double()) - log_q.double()
+    log_sum = log_w.logsumexp(0)
+    elbo = log_w.mean().item()
+    report = {
+        "samples": n,
+        "elbo": elbo,
+        "log_normalizer": target.log_normalizer,
+        "elbo_gap": target.log_normalizer - elbo,
+        "log_normalizer_estimate": log_sum.item() - math.log(n),
+        "ess": (2 * log_sum - (2 * log_w).logsumexp(0)).exp().item() / n,
+    }
+    if isinstance(target, DoubleWell):
+        report["free_energy_difference"] = target.free_energy_difference
+        report["free_energy_estimate"] = _free_energy(log_w, target.right(x))
+    return {name: value if math.isfinite(value) else None for name, value in report.items()}
+
+
+def _free_energy(log_w: Tensor, right: Tensor) -> float:
+    """Minus the logarithm of the weight in the right well over that in the left one, kT."""
+    return (log_w[~right].logsumexp(0) - log_w[right].logsumexp(0)).item()

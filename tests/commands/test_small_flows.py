@@ -1,0 +1,160 @@
+"""Every small flow and every density in the plane, from the command line: the smoke runs of CI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glow.commands.cli import CONF, compose
+from glow.commands.evaluate import evaluate
+from glow.commands.sample import sample
+from glow.models import build
+from glow.saved import Saved, load
+from glow.targets import TARGETS
+
+Run = Callable[..., dict[str, Any]]
+
+TINY = ("debug=fast", "callbacks.estimate=null", "logger=none")
+POINTS = (
+    *TINY,
+    "dataset.train_size=400",
+    "dataset.val_size=50",
+    "dataset.test_size=100",
+    "callbacks.pictures=null",
+)
+VECTORS = sorted(
+    p.stem for p in (CONF / "model").glob("*.yaml") if p.stem not in ("glow", "glow_small", "vae")
+)
+
+
+@pytest.mark.parametrize("model", VECTORS)
+def test_every_family_trains_on_points(run: Run, model: str) -> None:
+    results = run("dataset=two_moons", f"model={model}", *POINTS)
+    assert math.isfinite(results["test"]["raw"])
+    assert 0.1 < results["true_nll"] < 0.5
+
+
+@pytest.mark.parametrize("kind", ["checkerboard", "energy_4"])
+def test_densities_run_on_points(run: Run, kind: str) -> None:
+    results = run(f"dataset={kind}", "model=nsf", *POINTS)
+    assert results["unit"] == "nats"
+    assert results["test"]["raw"] > results["true_nll"]
+
+
+@pytest.mark.parametrize("kind", [k for k in TARGETS if k != "checkerboard"])
+def test_every_density_runs_on_its_formula(run: Run, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run("experiment=reverse_kl", f"dataset={kind}", *POINTS)
+    report = results["reverse_kl"]
+    assert report["elbo_gap"] > 0
+    assert 0 < report["ess"] < 1
+    assert ("free_energy_estimate" in report) == (kind == "double_well")
+    assert "below the log normalizer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("base", ["uniform", "mixture", "student_t"])
+def test_every_base(run: Run, tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained, drawn, sampled from and measured."""
+    run("dataset=bimodal", f"model.base={base}", "name=based", *POINTS[:-1])
+    assert (tmp_path / "outputs/based/samples/density.png").is_file()
+    sample(compose("sample", [f"ckpt={tmp_path}/outputs/based", "n=50", "temperature=[0.5,1]"]))
+    report = evaluate(compose("evaluate", [f"ckpt={tmp_path}/outputs/based"]))
+    assert "diagnostics" not in report
+    assert report["true_nll"] == pytest.approx(2.15, abs=0.3)
+    assert "made for a standard normal base" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("experiment", ["made", "vae"])
+def test_densities_of_binary_images(
+    run: Run, tmp_path: Path, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained, sampled from and measured; what needs exact latents is refused."""
+    results = run(f"experiment={experiment}", "name=binary", *TINY, "model.hidden=16")
+    assert results["unit"] == "nats"
+    assert (tmp_path / "outputs/binary" / results["picture"]).is_file()
+    ckpt = f"ckpt={tmp_path}/outputs/binary"
+    sample(compose("sample", [ckpt, "n=6"]))
+    assert (tmp_path / "outputs/binary/samples/samples_t0.7.png").is_file()
+    with pytest.raises(ValueError, match="mode=reconstruct needs a flow"):
+        sample(compose("sample", [ckpt, "mode=reconstruct"]))
+    draws = ["draws=3", "bound=iw"] if experiment == "vae" else []
+    report = evaluate(compose("evaluate", [ckpt, "limit=40", *draws]))
+    assert report["unit"] == "nats"
+    assert "diagnostics" not in report
+
+
+@pytest.mark.parametrize("posterior", ["iaf", "planar"])
+def test_posteriors(run: Run, posterior: str) -> None:
+    assert math.isfinite(run("experiment=vae", f"model.posterior={posterior}", *TINY)["test"]["ema"])
+
+
+@pytest.mark.slow
+def test_realnvp_learns_images_better_than_nice(run: Run) -> None:
+    short = ("trainer.max_steps=150", "trainer.max_epochs=null", "callbacks.pictures=null", "logger=none")
+    nice, realnvp = (run(f"experiment={name}_digits", *short) for name in ("nice", "realnvp"))
+    assert nice["unit"] == "bits/dim"
+    assert realnvp["test"]["raw"] < nice["test"]["raw"] - 0.2
+    assert nice["test"]["raw"] < 4.09  # what a uniform distribution costs
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_page_about_small_flows(run: Run) -> None:
+    """With a third of the steps, and a little more room."""
+    short = ("trainer.max_steps=1000", "callbacks.pictures=null", "logger=none")
+    bimodal = run("dataset=bimodal", "model=nsf", *short)
+    assert bimodal["test"]["raw"] - bimodal["true_nll"] < 0.07
+    wells = run("experiment=reverse_kl", "dataset=double_well", *short)["reverse_kl"]
+    assert wells["elbo_gap"] < 0.05
+    assert abs(wells["free_energy_estimate"] - wells["free_energy_difference"]) < 0.1
+
+
+@pytest.mark.parametrize("model", ["planar", "iaf", "realnvp"])
+def test_other_flows_learn_from_formulas(run: Run, model: str) -> None:
+    fast = ["model.fast=sampling"] if model == "planar" else []
+    assert run("experiment=reverse_kl", f"model={model}", *fast, *POINTS)["unit"].startswith("nats")
+
+
+def test_a_wrong_base_is_told(run: Run, tmp_path: Path) -> None:
+    run("experiment=nice_digits", "name=cube", *TINY, "callbacks.pictures=null")
+    ckpt = f"ckpt={tmp_path}/outputs/cube"
+    for mode in ("interpolate", "reconstruct", "complete", "manipulate"):
+        with pytest.raises(ValueError, match=f"mode={mode} needs a flow with a standard normal base"):
+            sample(compose("sample", [ckpt, f"mode={mode}"]))
+    sample(compose("sample", [ckpt, "n=4"]))
+
+
+EXPORTED: dict[str, dict[str, Any]] = {
+    "maf": {}, "iaf": {}, "nsf": {"autoregressive": True}, "planar": {}, "radial": {}, "realnvp": {"base": "mixture"},
+    "made": {"order_agnostic": True}, "vae": {"shape": [1, 8, 8], "grey_levels": 2, "posterior": "iaf"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", EXPORTED)
+def test_exported_models_come_back(family: str, tmp_path: Path) -> None:
+    model = {"shape": [2], **EXPORTED[family], "family": family}
+    flow = build(model).eval()
+    path = tmp_path / "model.safetensors"
+    Saved(tmp_path / "x.ckpt", model, None, 0, 0, {"raw": flow.state_dict()}).export(path)
+    for a, b in zip(flow.state_dict().values(), load(path).state_dict().values(), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == {"initialized": False} or a == b
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=reverse_kl", "dataset=digits", "model=glow_small"], "choose one of the datasets in the plane"),
+        (["experiment=reverse_kl", "dataset=checkerboard"], "nowhere zero"),
+        (["dataset=digits", "dataset.grey_levels=2", "model=made"], "measured in unit=nll, got unit=bpd"),
+        (["dataset=digits", "model=made", "unit=nll"], r"set dataset\.grey_levels=2"),
+        (["dataset=digits", "model=planar"], "planar models vectors"),
+        (["dataset=banana", "model.base=cauchy"], "base='cauchy' is not one of"),
+        (["dataset=banana", "objective=reverse_kl", "dataset.noise=0"], "nowhere zero"),
+    ],
+)  # fmt: skip
+def test_bad_settings(run: Run, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(*overrides, *TINY)
