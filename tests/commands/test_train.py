@@ -243,7 +243,7 @@ class TestSettings:
             (["optimizer.name=sgd"], "optimizer.name='sgd' is not one of"),
             (["optimizer.decay=cosine", "trainer.max_epochs=-1"], "optimizer.decay=cosine needs an end"),
             (["unit=nll"], "measured in unit=bpd, got unit=nll"),
-            (["model=realnvp"], "realnvp models vectors"),
+            (["model=maf"], "maf models vectors"),
             (["callbacks.ema.decay=2"], "callbacks.ema.decay must be in"),
             (["callbacks.pictures.temperature=0"], "temperature must be a number above zero"),
             (["resume=perhaps"], "resume must be true or false"),

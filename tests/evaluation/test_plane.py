@@ -25,7 +25,7 @@ from glow.evaluation.plane import (
     ring_fractions,
 )
 from glow.flow import Flow
-from glow.models import realnvp
+from glow.models import maf, realnvp
 
 ENTROPY = math.log(2 * math.pi * math.e)
 """Of a standard normal in the plane, nats."""
@@ -112,7 +112,7 @@ class TestPanels:
 def test_the_picture_is_brightest_at_the_mode() -> None:
     """An untrained flow is a standard normal; its mode is to the left of and above the data's middle."""
     data = torch.tensor([[-1.0, 1.0], [3.0, 1.0], [-1.0, -3.0], [3.0, -3.0]])
-    picture = plane_picture(realnvp((2,)), data, source())
+    picture = plane_picture(maf((2,)), data, source())
     assert picture.dtype == torch.uint8
     assert picture.shape == (3, 640, 960)
     panel = picture[:, :320, 320:640].float()
@@ -137,7 +137,7 @@ def test_a_flow_that_diverged_still_gives_a_picture(scale: float) -> None:
 
 
 def test_the_grid_of_the_identity_is_regular() -> None:
-    grid = deformed_grid(realnvp((2,)), reach=2, lines=5, points=9)
+    grid = deformed_grid(maf((2,)), reach=2, lines=5, points=9)
     ticks, along = torch.arange(-2.0, 3), torch.linspace(-2, 2, 9)
     assert grid.shape == (2, 5, 9, 2)
     for axis, lines in enumerate(grid):
