@@ -15,8 +15,8 @@ points stay the same. They differ in what either library makes of the same idea:
     nsf-ar     autoregressive splines. Both of ours begin with an ActNorm and bend [-3, 3]; zuko's bend [-5, 5].
     maf        affine autoregressive maps.
 
-Ours start at the identity, zuko's as torch initializes them. Scales are
-bounded differently, too. Parameters are counted with the masked ones. The test likelihood is that of 10,000 points,
+Our autoregressive maps start at the identity, the others of both as torch initializes them. Scales are bounded
+differently, too. Parameters are counted with the masked ones. The test likelihood is that of 10,000 points,
 which are the same for all: differences are known better than the standard error, which is that of one model's mean.
 Samples per second are from the median of five times 10,000 draws.
 """

@@ -52,7 +52,7 @@ TABLES: dict[str, Runs] = {
         for target in TARGETS
     },
     "depth": {
-        (family, str(n)): f"experiment=two_moons model={family} model.layers={n}"
+        (family, str(n)): f"dataset=two_moons model={family} model.layers={n}"
         for family in ("realnvp", "nsf")
         for n in DEPTHS
     },
