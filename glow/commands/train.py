@@ -74,7 +74,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UsageError: a setting that cannot work.
         NonFiniteError: training diverged.
-        SystemExit: 143 after SIGTERM, 130 after SIGINT, once the state is saved.
+        SystemExit: once the state is saved, 128 and the signal's number: 143 after SIGTERM, 130 after SIGINT (Ctrl-C),
+            138 after SIGUSR1.
     """
     _check(cfg)
     folder = choose_folder(cfg)
@@ -199,7 +200,7 @@ def _fit(
 
 def _leave(cfg: DictConfig, trainer: L.Trainer) -> None:
     stop = _callback(trainer, StopGracefully)
-    interrupted = stop is not None and stop.received == signal.SIGINT
+    received = stop.received if stop is not None else None
     if trainer.is_global_zero:
         kept = last_checkpoint(trainer)
         name = Path(cfg.run_dir).relative_to(cfg.output_dir)
@@ -209,7 +210,7 @@ def _leave(cfg: DictConfig, trainer: L.Trainer) -> None:
             + (f"to continue, {how}" if kept else "nothing was kept"),
             flush=True,
         )
-    sys.exit(130 if interrupted else 143)
+    sys.exit(128 + (received or signal.SIGTERM))
 
 
 def _finish(

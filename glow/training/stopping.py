@@ -9,8 +9,12 @@ from typing import Any
 import lightning as L
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Of a scheduler that takes the machine away, of a terminal, and of a scheduler before the time is up."""
+
+
 class StopGracefully(L.Callback):
-    """On SIGTERM or Ctrl-C (SIGINT) finish the optimizer step, save, stop; on a second one stop at once.
+    """On one of ``SIGNALS`` finish the optimizer step, save, stop; on a second one stop at once.
 
     All devices agree after every batch, so that they stop at the same one. Lightning's own handlers,
     which these replace while training lasts, stop at Ctrl-C anywhere, at SIGTERM between the batches that
@@ -33,9 +37,10 @@ class StopGracefully(L.Callback):
             if trainer.is_global_zero:
                 print(f"\n{self.received.name}: stopping after this step (again to stop at once)", flush=True)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, handle)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:

@@ -141,7 +141,10 @@ class TestCommandLine:
         assert all(torch.equal(a, states[1][k]) for k, a in states[0].items() if isinstance(a, torch.Tensor))
 
     @pytest.mark.slow
-    def test_ctrl_c_saves_and_exits_130(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+    def test_other_signals_save_and_have_their_own_status(
+        self, tmp_path: Path, number: int, status: int
+    ) -> None:
         command = [
             sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", "model.depth=1", "model.width=8",
             "callbacks.pictures=null", "trainer.max_epochs=500", "callbacks.progress.every_seconds=0",
@@ -150,10 +153,10 @@ class TestCommandLine:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("step 7/"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 break
         process.stdout.read()
-        assert process.wait(60) == 130
+        assert process.wait(60) == status
         last = tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt"
         assert torch.load(last, weights_only=True)["global_step"] >= 7
 
