@@ -14,8 +14,16 @@ class UsageError(ValueError):
     """
 
 
-class NonFiniteError(RuntimeError):
+class TrainingError(RuntimeError):
+    """Training cannot go on, through no fault of a setting; the message says why. The commands print it as one sentence."""
+
+
+class NonFiniteError(TrainingError):
     """Training met a loss or gradient that is not finite; the message says where and what is left."""
+
+
+class DiskFullError(TrainingError):
+    """A file could not be written for want of space; the message names it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -118,7 +118,13 @@ def find(path: str | Path | None, output_dir: str | Path = "outputs") -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
+        for name in (
+            "checkpoints/best.ckpt",
+            "checkpoints/last.ckpt",
+            "checkpoints/previous.ckpt",
+            "best.ckpt",
+            "last.ckpt",
+        ):
             if (path / name).is_file():
                 return path / name
         raise UsageError(f"ckpt={path} is no run: it has neither checkpoints/best.ckpt nor last.ckpt")
@@ -136,8 +142,8 @@ def read(path: Path) -> Saved:
 
 
 def _read_checkpoint(path: Path) -> Saved:
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is no checkpoint, or is cut short")
+    if not _is_whole(path):
+        raise UsageError(f"{path} is no checkpoint, or is cut short or damaged")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the reader of a damaged file runs into
@@ -165,6 +171,15 @@ def _read_checkpoint(path: Path) -> Saved:
         for kind, state in states.items()
     }
     return _checked(path, dict(about, steps=content.get("global_step", 0)), weights)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of the file has its checksum (CRC-32), which torch writes but does not look at."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # whatever the reader of a damaged file runs into
+        return False
 
 
 def _read_safetensors(path: Path) -> Saved:

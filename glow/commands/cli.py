@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from glow.errors import NonFiniteError, UsageError, nearest
+from glow.errors import TrainingError, UsageError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -43,7 +43,7 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run a command under Hydra with the command line's overrides.
 
     Errors that a user can mend end in one sentence on standard error: exit status 2 for a wrong setting,
-    1 for a training that diverged. Anything else is a bug and keeps its stack trace.
+    1 for a training that diverged or ran out of disk. Anything else is a bug and keeps its stack trace.
 
     Args:
         command: takes the composed configuration.
@@ -67,7 +67,7 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
             command(cfg)
         except UsageError as error:
             fail(str(error), 2)
-        except NonFiniteError as error:
+        except TrainingError as error:
             fail(str(error), 1)
         except MissingMandatoryValue as error:
             fail(f"{error.full_key} is missing: set {error.full_key}=VALUE", 2)

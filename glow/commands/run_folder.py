@@ -11,7 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from glow.commands.lock import LOCK
 from glow.errors import UsageError
+from glow.training.storage import replace
 
 MAY_DIFFER = (
     "name",
@@ -85,7 +87,7 @@ def check_same(folder: Path, cfg: DictConfig) -> bool:
     """
     file = folder / "config.yaml"
     if not file.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(f.name != LOCK for f in folder.iterdir()):
             raise UsageError(
                 f"{folder} has files but no config.yaml, so it is not a run: choose another name="
             )
@@ -120,19 +122,17 @@ def is_finished(folder: Path, cfg: DictConfig) -> bool:
 
 
 def open_folder(folder: Path, cfg: DictConfig) -> None:
-    """Make the folder and write its ``config.yaml``; results of a run that is going to change are removed.
+    """Write the folder's ``config.yaml``; results of a run that is going to change are removed.
 
     Raises:
         UsageError: it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # In this order: with results, the configuration says what they are of.
         (folder / "results.json").unlink(missing_ok=True)
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.csv").unlink(missing_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml.new")
-        (folder / "config.yaml.new").replace(folder / "config.yaml")
+        replace(folder / "config.yaml", OmegaConf.to_yaml(cfg).encode())
     except OSError as error:
         raise UsageError(f"output_dir={cfg.output_dir}: cannot write {folder} ({error})") from error
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
+from glow.commands.lock import locked
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
 from glow.data import ArrayData, Toy
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
 from glow.evaluation.reverse_kl import reverse_kl_report
 from glow.flow import Flow
-from glow.saved import OTHER_VERSION
+from glow.saved import OTHER_VERSION, read
 from glow.seeds import generator
 from glow.training import (
     EMA,
@@ -43,6 +45,7 @@ from glow.training import (
 from glow.training.checkpoints import last_checkpoint
 from glow.training.module import PRECISIONS
 from glow.training.progress import clock
+from glow.training.storage import DurableCheckpointIO, replace
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 
@@ -91,21 +94,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = False  # float32 means IEEE; bf16-mixed is the faster choice
     keep_freed_memory()
     data, module, trainer = _build(cfg)
-    if trainer.is_global_zero:
-        open_folder(folder, cfg)
-    on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not mkldnn_has(torch.bfloat16):
-        rank_zero_warn(
-            f"trainer.precision={cfg.trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
-            "times as long as with trainer.precision=32-true"
-        )
-    last = _callback(trainer, LastCheckpoint)
-    checkpoint = last.path if last and last.path.is_file() else None
-    _say_start(cfg, module, trainer, folder, checkpoint)
-    if checkpoint is not None:
-        module.flow.initialized = True  # by what the checkpoint holds
-    _fit(cfg, trainer, module, data, checkpoint)
-    return _finish(cfg, trainer, module, data, folder)
+    with locked(folder) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            open_folder(folder, cfg)
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not mkldnn_has(torch.bfloat16):
+            rank_zero_warn(
+                f"trainer.precision={cfg.trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
+                "times as long as with trainer.precision=32-true"
+            )
+        last = _callback(trainer, LastCheckpoint)
+        checkpoint = last.newest_whole() if last else None
+        _say_start(cfg, module, trainer, folder, checkpoint)
+        if checkpoint is not None:
+            module.flow.initialized = True  # by what the checkpoint holds
+        _fit(cfg, trainer, module, data, checkpoint)
+        return _finish(cfg, trainer, module, data, folder)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -157,6 +161,7 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
         logger=loggers or False,
         enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
         default_root_dir=cfg.run_dir,
+        plugins=[DurableCheckpointIO()],
         use_distributed_sampler=False,  # our samplers count every example once
     )
     return data, module, trainer
@@ -300,14 +305,19 @@ def _inside(path: Path, folder: Path) -> str:
 
 
 def _write_results(results: dict[str, Any], folder: Path) -> None:
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    replace(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
 
 
 def _best_checkpoint(trainer: L.Trainer) -> str | None:
-    """The best checkpoint by validation, else the last one, else None."""
+    """The best checkpoint by validation if it is whole, else the last one, else None."""
     best = getattr(_callback(trainer, BestCheckpoint), "best_model_path", "")
-    candidates = [best, str(last_checkpoint(trainer) or "")]
-    return next((str(Path(c).resolve()) for c in candidates if c and Path(c).is_file()), None)
+    for candidate in (best, str(last_checkpoint(trainer) or "")):
+        if candidate and Path(candidate).is_file():
+            try:
+                return str(read(Path(candidate)).path.resolve())
+            except UsageError as error:
+                rank_zero_warn(f"{error}; it is not tested")
+    return None
 
 
 def _say_start(

@@ -8,8 +8,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from glow.errors import NonFiniteError
+from glow.errors import TrainingError, UsageError
+from glow.saved import read
+from glow.training.storage import PREVIOUS
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -39,7 +42,8 @@ class LastCheckpoint(ModelCheckpoint):
     Lightning's ``save_last`` follows the best checkpoint: it is written only when that one is. After an
     error between two batches the weights are those of the last whole step, so they are worth keeping; not
     so after a loss that is not finite, when the older file is kept, after an interrupt that may have come
-    in the middle of a step, or before and after training, when other weights may be in the module.
+    in the middle of a step, on a full disk, or before and after training, when other weights may be in the
+    module. The file that it replaces stays as ``previous.ckpt``.
 
     Args:
         dirpath: the folder.
@@ -60,6 +64,33 @@ class LastCheckpoint(ModelCheckpoint):
     def path(self) -> Path:
         """Where the checkpoint is, or will be."""
         return Path(str(self.dirpath)) / "last.ckpt"
+
+    @property
+    def kept(self) -> list[Path]:
+        """The checkpoints to continue from, the newest first: ``last.ckpt`` and the one before."""
+        return [p for p in (self.path, self.path.with_name(PREVIOUS["last.ckpt"])) if p.is_file()]
+
+    def newest_whole(self) -> Path | None:
+        """The checkpoint to continue from, if there is one; damaged ones are put aside, with a warning.
+
+        Raises:
+            UsageError: there are some, but none is whole.
+        """
+        kept, reasons = self.kept, []
+        for path in kept:
+            try:
+                read(path)
+            except UsageError as error:
+                reasons.append(str(error))
+                continue
+            for reason in reasons:
+                rank_zero_warn(f"{reason}; continuing {path.name}, the one before")
+                # Or else it would become the one before, in place of the good one.
+                _put_aside(self.path)
+            return path
+        if kept:
+            raise UsageError(f"{'; '.join(reasons)}: no checkpoint is whole, start over with resume=false")
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Whether it was saved in a validation. There is one file, always replaced: nothing else to know."""
@@ -94,7 +125,7 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Save, unless the weights may not be those of a whole and healthy step of training."""
-        unhealthy = isinstance(exception, (KeyboardInterrupt, NonFiniteError))
+        unhealthy = isinstance(exception, (KeyboardInterrupt, TrainingError))
         if self._training and not unhealthy and trainer.global_step > 0:
             self._in_validation = trainer.validating
             super().on_exception(trainer, pl_module, exception)
@@ -103,5 +134,11 @@ class LastCheckpoint(ModelCheckpoint):
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
     """The file that repeating the command would resume from, if there is one."""
-    paths = [c.path for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
-    return next((p for p in paths if p.is_file()), None)
+    kept = [p for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint) for p in c.kept]
+    return next(iter(kept), None)
+
+
+@rank_zero_only
+def _put_aside(path: Path) -> None:
+    if path.is_file():
+        path.replace(path.with_name(f"{path.name}.damaged"))

@@ -8,6 +8,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from glow.training.storage import told_when_full
 
 
 class AppendingCSVLogger(CSVLogger):
@@ -34,3 +37,9 @@ class AppendingCSVLogger(CSVLogger):
             path.write_bytes(before)
             writer.metrics_keys = next(csv.reader([before.decode().splitlines()[0]]))
         return writer
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning's, and a full disk is told with the file's name."""
+        with told_when_full(Path(self.log_dir) / "metrics.csv"):
+            super().save()

@@ -7,16 +7,17 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from glow.data import ArrayData
-from glow.errors import UsageError, check_positive
+from glow.errors import DiskFullError, UsageError, check_positive
 from glow.evaluation.bits import evaluation_noise
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
 from glow.flow import Flow
 from glow.seeds import generator
 from glow.training.module import FlowModule
+from glow.training.storage import told_when_full
 
 
 class Pictures(L.Callback):
@@ -111,9 +112,15 @@ class Pictures(L.Callback):
         picture = temperature_grid(module.flow, self.temperatures, self.columns, source)
         return self._keep(trainer, picture, "temperatures", "temperatures")
 
-    def _keep(self, trainer: L.Trainer, picture: Tensor, name: str, tag: str) -> Path:
+    def _keep(self, trainer: L.Trainer, picture: Tensor, name: str, tag: str) -> Path | None:
         path = self.dirpath / f"{name}.png"
-        save_picture(picture, path)
+        try:
+            with told_when_full(path):
+                save_picture(picture, path)
+        except DiskFullError as error:
+            path.unlink(missing_ok=True)
+            rank_zero_warn(f"{error}; going on without this picture")
+            return None
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(tag, picture, trainer.global_step)
