@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-fast bench lint format lock clean
+.PHONY: install train test test-fast faults bench lint format lock clean
 
 install: $(INSTALLED)
 
@@ -22,7 +22,11 @@ test: $(INSTALLED)
 	$(BIN)/pytest $(ARGS)
 
 test-fast: $(INSTALLED)
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow and not faults" $(ARGS)
+
+# What takes minutes: killing a run twenty times and the like; figures in docs/reliability.md.
+faults: $(INSTALLED)
+	$(BIN)/pytest -m faults $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter as ExperimentWriter
 
 from glow.errors import DiskFullError, UsageError
 from glow.saved import read
 from glow.training import LastCheckpoint
+from glow.training.loggers import AppendingCSVLogger
 from glow.training.storage import DurableCheckpointIO, replace, told_when_full
 
 
@@ -159,3 +161,14 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="Not a directory|File exists"):
         replace(tmp_path / "file" / "below", b"")
+
+
+def test_a_log_that_finds_no_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger = AppendingCSVLogger(str(tmp_path))
+    logger.log_metrics({"train/bpd": 3.0}, step=1)
+    monkeypatch.setattr(ExperimentWriter, "save", full)
+    with pytest.raises(DiskFullError, match=r"metrics.csv could not be written: no space left on device"):
+        logger.save()
