@@ -32,6 +32,7 @@ NOISE = (
     "You're using the WeightAveraging callback, but",  # the test evaluates both kinds of weights itself
     "The number of training batches",  # fewer than log_every_n_steps: the epoch's figures are logged
     "GPU available but not used",
+    "The `srun` command is available on your system but is not used",  # nor need it be
     "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler continues there
     "It is recommended to use `self.log('train/",  # the metric is already the mean over devices
     "`ModelCheckpoint(monitor=",  # a run that is stopped before its first validation
