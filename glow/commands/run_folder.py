@@ -29,6 +29,7 @@ MAY_DIFFER = (
     "trainer.profiler",
     "callbacks.progress",
     "callbacks.estimate",
+    "dataset.cache",
     "compile",
     "model.recompute",
 )
