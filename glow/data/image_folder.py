@@ -30,10 +30,13 @@ DECODING = 1
 
 
 class Files(NamedTuple):
-    """The pictures below a folder as they were found: paths, sorted, and each one's bytes and time of change."""
+    """The pictures below a folder as they were found, sorted."""
 
     paths: list[Path]
+    names: list[str]
+    """The paths below the folder."""
     stamps: list[tuple[int, int]]
+    """Bytes, and nanoseconds of the last change; (-1, -1) of a link to nothing."""
 
 
 class ImageFolder(ArrayData):
@@ -106,6 +109,8 @@ class ImageFolder(ArrayData):
     def prepare_data(self) -> None:
         """Decode the pictures into the cache; Lightning calls it on one process of a node."""
         for folder in self.folders:
+            self._labels(folder)  # whose errors come before the pictures are read, which takes longer
+        for folder in self.folders:
             self._cached(folder)
 
     def setup(self, stage: str) -> None:
@@ -118,6 +123,19 @@ class ImageFolder(ArrayData):
                     "command when nothing writes there"
                 )
         super().setup(stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the pictures: names and sizes, since copying a folder changes the times."""
+        listing = [(f.names, [size for size, _ in f.stamps]) for f in map(self._files, self.folders)]
+        return {"pictures": _digest(listing)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to continue with others, of which the same seed would hold out those that were trained on."""
+        if state_dict["pictures"] != self.state_dict()["pictures"]:
+            raise UsageError(
+                f"dataset.root={self.root}: the pictures are not those that this run started with; restore them, or "
+                "start over with resume=false"
+            )
 
     def load(self, split: Split) -> Examples | None:
         """uint8 (N, C, S, S), labels (N,) or None when there are no class folders."""
@@ -138,12 +156,11 @@ class ImageFolder(ArrayData):
     def _examples(self, folder: Path, chosen: Tensor | None = None) -> Examples:
         """Those of the pictures of a folder, or of chosen ones, that could be read."""
         if folder not in self._decoded:
-            # Before they are read, which takes longer.
-            self._labels(folder)
             cached, coarser = self._cached(folder), self.grey_levels not in (None, self.source_levels)
             self._check_memory(len(self._files(folder).paths), copies=(cached is None) + coarser)
-            self._decoded[folder] = cached or self._in_memory(folder)
-            self._say_broken(folder)
+            decoded = cached or self._in_memory(folder)
+            self._say_broken(folder, decoded[1])
+            self._decoded[folder] = decoded
         x, readable = self._decoded[folder]
         rows = torch.arange(len(x)) if chosen is None else chosen
         return Examples(x, self._labels(folder), rows[readable[rows]])
@@ -151,13 +168,13 @@ class ImageFolder(ArrayData):
     def _files(self, folder: Path) -> Files:
         if folder not in self._found:
             paths = pictures_below(folder)
-            self._found[folder] = Files(paths, [_stamp(p) for p in paths])
+            above = len(str(folder / "x")) - 1
+            self._found[folder] = Files(paths, [str(p)[above:] for p in paths], [_stamp(p) for p in paths])
         return self._found[folder]
 
     def _key(self, folder: Path) -> str:
-        files = self._files(folder)
-        listing = [(str(p.relative_to(folder)), *s) for p, s in zip(*files, strict=True)]
-        return hashlib.sha256(repr((DECODING, listing)).encode()).hexdigest()[:16]
+        _, names, stamps = self._files(folder)
+        return _digest((DECODING, names, stamps))
 
     def _cached(self, folder: Path) -> tuple[Tensor, Tensor] | None:
         """The pictures (N, C, S, S) and which of them could be read, bool (N,); None without a cache."""
@@ -190,7 +207,7 @@ class ImageFolder(ArrayData):
         if self.cache == "auto" and (os.access(self.root, os.W_OK) or (self.root / name).exists()):
             return self.root / name
         root = self.root.resolve()
-        own = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        own = f"{root.name}-{_digest(str(root))}"
         if self.cache != "auto":
             return Path(str(self.cache), own, name)
         return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "glow", own, name)
@@ -229,15 +246,15 @@ class ImageFolder(ArrayData):
                 delay=2,
                 disable=not sys.stderr.isatty(),
             )
-        changed = [p for p, stamp in zip(*files, strict=True) if _stamp(p) != stamp]
+        changed = [p for p, _, stamp in zip(*files, strict=True) if _stamp(p) != stamp]
         if changed:
             raise UsageError(
                 f"dataset.root: {len(changed)} pictures below {folder} changed while they were read, the first is "
                 f"{changed[0]}; repeat the command when nothing writes there"
             )
 
-    def _say_broken(self, folder: Path) -> None:
-        paths, readable = self._files(folder).paths, self._decoded[folder][1]
+    def _say_broken(self, folder: Path, readable: Tensor) -> None:
+        paths = self._files(folder).paths
         broken = (~readable).nonzero().flatten().tolist()
         if not broken:
             return
@@ -253,8 +270,8 @@ class ImageFolder(ArrayData):
     def _labels(self, folder: Path) -> Tensor | None:
         """The index of each picture's class, (N,); None if there are no classes or some picture is in none."""
         index = {c: i for i, c in enumerate(_folders(self.split_folders.get("train", self.root)))}
-        inside = [p.relative_to(folder).parts for p in self._files(folder).paths]
-        loose = next((i for i, parts in enumerate(inside) if len(parts) == 1), None)
+        names = [n.rpartition(os.sep)[0].partition(os.sep)[0] for n in self._files(folder).names]
+        loose = names.index("") if "" in names else None
         if self.classes is not None and (loose is not None or not index):
             raise UsageError(
                 f"dataset.classes={self.classes}, but {self._files(folder).paths[loose or 0]} is in no class's folder; "
@@ -262,11 +279,11 @@ class ImageFolder(ArrayData):
             )
         if loose is not None or not index:
             return None
-        if unknown := {parts[0] for parts in inside} - set(index):
+        if unknown := set(names) - set(index):
             raise UsageError(
                 f"{folder} has the class {min(unknown)}, which the training pictures lack; rename or remove it"
             )
-        return torch.tensor([index[parts[0]] for parts in inside])
+        return torch.tensor([index[n] for n in names])
 
     def _check_memory(self, n: int, copies: int) -> None:
         trainer = self.trainer
@@ -299,6 +316,10 @@ def read_picture(path: Path, size: int, channels: int) -> Tensor:
         return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
+def _digest(what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
 def _why_broken(path: Path, size: int, channels: int) -> str:
     """What is wrong with a picture that could not be read, in a few words."""
     try:
@@ -315,7 +336,6 @@ def _why_broken(path: Path, size: int, channels: int) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Bytes and nanoseconds of the last change; (-1, -1) for a file that is not there or a link to none."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -13,16 +13,7 @@ from glow.data.base import ArrayData, Examples, Split
 from glow.data.shared_file import one_at_a_time
 from glow.errors import UsageError, check_choice
 
-FOLDERS = {
-    "MNIST": "MNIST/raw/*",
-    "FashionMNIST": "FashionMNIST/raw/*",
-    "KMNIST": "KMNIST/raw/*",
-    "CIFAR10": "cifar-10-*",
-    "CIFAR100": "cifar-100-*",
-}
-"""Where in ``root`` the files of each dataset lie."""
-
-KINDS = tuple(FOLDERS)
+KINDS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 
 class TorchvisionData(ArrayData):
@@ -67,9 +58,8 @@ class TorchvisionData(ArrayData):
             try:
                 self._open(train=True, download=True)
             except (OSError, RuntimeError, EOFError) as error:
-                missing = "not whole" if any(Path(self.root).glob(FOLDERS[self.kind])) else "not"
                 raise UsageError(
-                    f"{self.kind} is {missing} in dataset.root={self.root} and could not be downloaded "
+                    f"{self.kind} is not, or not whole, in dataset.root={self.root} and could not be downloaded "
                     f"({' '.join(str(error).split())}); set dataset.root to a folder that has it in torchvision's layout"
                 ) from error
 
