@@ -102,6 +102,8 @@ class ImageFolder(ArrayData):
                 "test, of which train must be there, or classes of other names, not both"
             )
         self.folders = list(self.split_folders.values()) or [self.root]
+        training = self.split_folders.get("train", self.root)
+        self.class_index = {name: i for i, name in enumerate(_folders(training))}
         # What was found first stays, so that the test split of a long run is that of its start.
         self._found: dict[Path, Files] = {}
         self._decoded: dict[Path, tuple[Tensor, Tensor]] = {}
@@ -269,21 +271,20 @@ class ImageFolder(ArrayData):
 
     def _labels(self, folder: Path) -> Tensor | None:
         """The index of each picture's class, (N,); None if there are no classes or some picture is in none."""
-        index = {c: i for i, c in enumerate(_folders(self.split_folders.get("train", self.root)))}
         names = [n.rpartition(os.sep)[0].partition(os.sep)[0] for n in self._files(folder).names]
         loose = names.index("") if "" in names else None
-        if self.classes is not None and (loose is not None or not index):
+        if self.classes is not None and (loose is not None or not self.class_index):
             raise UsageError(
                 f"dataset.classes={self.classes}, but {self._files(folder).paths[loose or 0]} is in no class's folder; "
                 "move it into one, or set dataset.classes=null"
             )
-        if loose is not None or not index:
+        if loose is not None or not self.class_index:
             return None
-        if unknown := set(names) - set(index):
+        if unknown := set(names) - self.class_index.keys():
             raise UsageError(
                 f"{folder} has the class {min(unknown)}, which the training pictures lack; rename or remove it"
             )
-        return torch.tensor([index[n] for n in names])
+        return torch.tensor([self.class_index[n] for n in names])
 
     def _check_memory(self, n: int, copies: int) -> None:
         trainer = self.trainer
