@@ -31,6 +31,7 @@ MAY_DIFFER = (
     "trainer.profiler",
     "callbacks.progress",
     "callbacks.estimate",
+    "dataset.cache",
     "compile",
     "model.recompute",
 )

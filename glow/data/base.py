@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from glow.data.sampler import EpochBatches
 from glow.errors import UsageError, check_positive, check_shape, check_size
@@ -18,6 +18,57 @@ from glow.seeds import generator
 Split = Literal["train", "val", "test"]
 Arrays = tuple[Tensor, Tensor | None]
 """Examples, uint8 (N, C, H, W) or float32 (N, D), and their labels, int64 (N,), if there are any."""
+
+
+class Examples(Dataset[tuple[Tensor, ...]]):
+    """Examples with their labels, or some rows of such, which are copied only when a batch takes them.
+
+    Args:
+        x: uint8 (N, C, H, W) or float32 (N, D). They may be the pages of a file that all processes share.
+        y: labels, int64 (N,), if there are any.
+        rows: which of the N there are, int64 (n,); None for all.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor | None = None, rows: Tensor | None = None) -> None:
+        self.x = x
+        self.y = y
+        self.rows = torch.arange(len(x)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """The examples of indices (B,): a tuple ``(x,)`` or ``(x, y)``."""
+        x, y = self.take(batch).arrays()
+        return (x,) if y is None else (x, y)
+
+    def take(self, chosen: Tensor) -> Examples:
+        """Those of indices (n,)."""
+        return Examples(self.x, self.y, self.rows[chosen])
+
+    def labels(self) -> Tensor | None:
+        """Labels (n,)."""
+        return None if self.y is None else self.y[self.rows]
+
+    def arrays(self) -> Arrays:
+        """A copy of the rows."""
+        return self.x[self.rows], self.labels()
+
+
+class Splits(Mapping[Split, Arrays]):
+    """The splits that were loaded, each copied into arrays when it is asked for."""
+
+    def __init__(self, examples: Mapping[Split, Examples]) -> None:
+        self.examples = examples
+
+    def __getitem__(self, split: Split) -> Arrays:
+        return self.examples[split].arrays()
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(self.examples)
+
+    def __len__(self) -> int:
+        return len(self.examples)
 
 
 class ArrayData(L.LightningDataModule):
@@ -68,29 +119,30 @@ class ArrayData(L.LightningDataModule):
         self.seed = seed
         self.grey_levels = grey_levels
         self.classes = classes
-        self.splits: dict[Split, Arrays] = {}
+        self.examples: dict[Split, Examples] = {}
+        self.splits = Splits(self.examples)
 
     @abstractmethod
-    def load(self, split: Split) -> Arrays | None:
+    def load(self, split: Split) -> Examples | None:
         """The examples of a split; None for a validation split that is to be held out of the training data."""
 
     def setup(self, stage: str) -> None:
         """Load what the stage needs: ``fit`` and ``validate`` the first two splits, ``test`` the last."""
         if stage == "test":
-            if "test" not in self.splits:
-                self.splits["test"] = self._checked("test", self.load("test"))
-        elif "train" not in self.splits:
+            if "test" not in self.examples:
+                self.examples["test"] = self._checked("test", self.load("test"))
+        elif "train" not in self.examples:
             train = self._checked("train", self.load("train"))
             val = self.load("val")
-            self.splits["train"], self.splits["val"] = (
+            self.examples["train"], self.examples["val"] = (
                 self._hold_out(train) if val is None else (train, self._checked("val", val))
             )
 
     def initialization_batch(self, n: int) -> Arrays:
         """``n`` training examples (or all, if fewer) chosen by the seed alone, the same on every device."""
-        x, y = self.splits["train"]
-        chosen = torch.randperm(len(x), generator=generator("cpu", "initialization", self.seed))[:n]
-        return x[chosen], None if y is None else y[chosen]
+        train = self.examples["train"]
+        chosen = torch.randperm(len(train), generator=generator("cpu", "initialization", self.seed))[:n]
+        return train.take(chosen).arrays()
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew every epoch; continues inside an epoch when the trainer does."""
@@ -118,11 +170,13 @@ class ArrayData(L.LightningDataModule):
                 f"dataset.batch_size={self.batch_size} is global and does not divide by the "
                 f"{devices} devices; take a multiple of {devices}"
             )
-        x, y = self.splits[split]
-        if len(x) < devices:
-            raise UsageError(f"the {split} split of {self.name} has {len(x)} examples for {devices} devices")
+        examples = self.examples[split]
+        if len(examples) < devices:
+            raise UsageError(
+                f"the {split} split of {self.name} has {len(examples)} examples for {devices} devices"
+            )
         sampler = EpochBatches(
-            len(x),
+            len(examples),
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
@@ -130,36 +184,33 @@ class ArrayData(L.LightningDataModule):
             devices=devices,
             **position,
         )
-        # The sampler yields whole batches of indices, and a TensorDataset takes them at once.
-        return DataLoader(
-            TensorDataset(x) if y is None else TensorDataset(x, y),
-            sampler=sampler,
-            batch_size=None,
-            pin_memory=torch.cuda.is_available(),
-        )
+        # The sampler yields whole batches of indices, and the examples take them at once.
+        return DataLoader(examples, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
 
-    def _hold_out(self, train: Arrays) -> tuple[Arrays, Arrays]:
-        x, y = train
-        n = check_size("dataset.val_size", self.val_size, len(x))
-        order = torch.randperm(len(x), generator=generator("cpu", "validation", self.seed))
+    def _hold_out(self, train: Examples) -> tuple[Examples, Examples]:
+        n = check_size("dataset.val_size", self.val_size, len(train))
+        order = torch.randperm(len(train), generator=generator("cpu", "validation", self.seed))
+        return train.take(order[n:]), train.take(order[:n])
 
-        def take(chosen: Tensor) -> Arrays:
-            return x[chosen], None if y is None else y[chosen]
-
-        return take(order[n:]), take(order[:n])
-
-    def _checked(self, split: Split, arrays: Arrays | None) -> Arrays:
-        if arrays is None or not len(arrays[0]):
+    def _checked(self, split: Split, examples: Examples | None) -> Examples:
+        if examples is None or not len(examples):
             raise UsageError(f"the {split} split of {self.name} is empty")
-        x, y = arrays
-        if tuple(x.shape[1:]) != self.shape:
+        shape, y = tuple(examples.x.shape[1:]), examples.labels()
+        if shape != self.shape:
             raise UsageError(
-                f"{self.name} has examples of shape {tuple(x.shape[1:])}, but dataset.shape={list(self.shape)}"
+                f"{self.name} has examples of shape {shape}, but dataset.shape={list(self.shape)}"
             )
         if y is not None and self.classes is not None and int(y.max()) >= self.classes:
             raise UsageError(
-                f"{self.name} has labels up to {int(y.max())}, but dataset.classes={self.classes}"
+                f"{self.name} has labels up to {int(y.max())}, but dataset.classes={self.classes}; "
+                f"it must be at least {int(y.max()) + 1}"
             )
-        if self.grey_levels is not None and self.grey_levels != self.source_levels:
-            x = (x.int() * self.grey_levels // self.source_levels).to(torch.uint8)
-        return x, y
+        levels = self.grey_levels
+        if levels is None or levels == self.source_levels:
+            return examples
+        x = torch.empty(len(examples), *shape, dtype=torch.uint8)
+        for part, rows in zip(
+            x.split(1024), examples.rows.split(1024), strict=True
+        ):  # little memory besides x
+            part.copy_(examples.x[rows].int() * levels // self.source_levels)
+        return Examples(x, y)

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from glow.data.base import ArrayData, Arrays, Split
+from glow.data.base import ArrayData, Examples, Split
 
 
 class Digits(ArrayData):
@@ -18,7 +18,7 @@ class Digits(ArrayData):
 
     source_levels = 17
 
-    def load(self, split: Split) -> Arrays | None:
+    def load(self, split: Split) -> Examples | None:
         """uint8 (N, 1, 8, 8) with values 0 .. 16, labels (N,)."""
         if split == "val":
             return None
@@ -27,4 +27,4 @@ class Digits(ArrayData):
         y = torch.from_numpy(data.target).long()
         train, test = train_test_split(range(len(x)), test_size=0.2, random_state=0, stratify=data.target)
         chosen = train if split == "train" else test
-        return x[chosen], y[chosen]
+        return Examples(x[chosen], y[chosen])

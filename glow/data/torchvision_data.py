@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision import datasets
 
-from glow.data.base import ArrayData, Arrays, Split
+from glow.data.base import ArrayData, Examples, Split
+from glow.data.shared_file import one_at_a_time
 from glow.errors import UsageError, check_choice
 
 KINDS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
@@ -31,7 +34,18 @@ class TorchvisionData(ArrayData):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Download if needed; Lightning calls it on one process of a node."""
+        """Download if needed; Lightning calls it on one process of a node, and nodes that share a disk take turns."""
+        with suppress(Exception):
+            self._open(train=True)
+            self._open(train=False)
+            return
+        # Another process may be writing the files: what is wrong is told when none is.
+        with suppress(OSError):
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(Path(self.root, ".glow-lock"), f"another process to download {self.kind}"):
+            self._download()
+
+    def _download(self) -> None:
         try:
             self._open(train=True)
             self._open(train=False)
@@ -43,20 +57,23 @@ class TorchvisionData(ArrayData):
                 ) from damaged
             try:
                 self._open(train=True, download=True)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, EOFError) as error:
                 raise UsageError(
-                    f"{self.kind} is not in dataset.root={self.root} and could not be downloaded ({' '.join(str(error).split())}); "
-                    "set dataset.root to a folder that has it in torchvision's layout"
+                    f"{self.kind} is not, or not whole, in dataset.root={self.root} and could not be downloaded "
+                    f"({' '.join(str(error).split())}); set dataset.root to a folder that has it in torchvision's layout"
                 ) from error
 
-    def load(self, split: Split) -> Arrays | None:
+    def load(self, split: Split) -> Examples | None:
         """uint8 (N, C, H, W), labels (N,)."""
         if split == "val":
             return None
         dataset = self._open(train=split == "train")
         x = torch.as_tensor(dataset.data)
         x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
-        return x, torch.as_tensor(dataset.targets).long()
+        return Examples(x, torch.as_tensor(dataset.targets).long())
 
     def _open(self, train: bool, download: bool = False) -> Any:
-        return getattr(datasets, self.kind)(self.root, train=train, download=download)
+        dataset = getattr(datasets, self.kind)(self.root, train=train, download=download)
+        if len(dataset.data) != len(dataset.targets):
+            raise ValueError(f"{len(dataset.data)} images and {len(dataset.targets)} labels")
+        return dataset

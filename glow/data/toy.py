@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.base import ArrayData, Arrays, Split
+from glow.data.base import ArrayData, Examples, Split
 from glow.errors import check_positive, check_size
 from glow.targets import Density2D, target
 
@@ -41,7 +41,7 @@ class Toy(ArrayData):
             return None
         return self.target.log_normalizer - self.target.log_prob(x.double()).mean().item()
 
-    def load(self, split: Split) -> Arrays:
+    def load(self, split: Split) -> Examples:
         """float32 (N, 2), no labels."""
         rng = np.random.default_rng([self.seed, list(self.sizes).index(split)])
-        return torch.from_numpy(self.target.sample(self.sizes[split], rng)).float(), None
+        return Examples(torch.from_numpy(self.target.sample(self.sizes[split], rng)).float())

@@ -92,11 +92,12 @@ class Pictures(L.Callback):
         if loggers and isinstance(module.flow, Flow):
             data = trainer.datamodule  # type: ignore[attr-defined]
             assert isinstance(data, ArrayData)
-            x, y = data.splits["val"]
-            x = x[: self.HISTOGRAM].to(module.device, module.flow.dtype if x.is_floating_point() else None)
+            val = data.examples["val"]
+            x, y = val.take(torch.arange(min(self.HISTOGRAM, len(val)))).arrays()
+            x = x.to(module.device, module.flow.dtype if x.is_floating_point() else None)
             # Of images uniform, for which the density is trained.
             noise = evaluation_noise(module.flow, len(x), "latents", module.seed, 0)
-            labels = y[: len(x)].to(module.device) if module.flow.classes and y is not None else None
+            labels = y.to(module.device) if module.flow.classes and y is not None else None
             for i, z in enumerate(module.flow.encode(x, labels, noise), 1):
                 z = z[z.isfinite()].float()
                 for logger in loggers:

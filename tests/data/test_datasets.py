@@ -100,7 +100,9 @@ class TestTorchvision:
         monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
         common = {"name": "mnist", "shape": [1, 28, 28], "batch_size": 8}
         data = TorchvisionData(kind="MNIST", root=str(tmp_path / "nothing"), **common)
-        with pytest.raises(UsageError, match="MNIST is not in dataset.root=.*could not be downloaded"):
+        with pytest.raises(
+            UsageError, match="MNIST is not, or not whole, in dataset.root=.*could not be downloaded"
+        ):
             data.prepare_data()
 
     def test_damaged(self, fake_mnist: Path) -> None:
@@ -184,7 +186,8 @@ class TestImageFolder:
             UsageError, match=r"of .* cannot be read, the first is .*\.png.*dataset.skip_broken=true"
         ):
             loaded(self.folder(picture_folder))
-        data = loaded(self.folder(picture_folder, skip_broken=True))
+        with pytest.warns(UserWarning, match="2 of 40 pictures in .* left out"):
+            data = loaded(self.folder(picture_folder, skip_broken=True))
         assert sum(len(x) for x, _ in data.splits.values()) == 38
 
     def test_no_pictures(self, tmp_path: Path) -> None:
