@@ -138,7 +138,14 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     data = _make("dataset", cfg.dataset, seed=cfg.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     module = FlowModule(
-        plain["model"], plain["optimizer"], cfg.seed, cfg.shift, plain["dataset"], plain["objective"]
+        plain["model"],
+        plain["optimizer"],
+        cfg.seed,
+        cfg.shift,
+        plain["dataset"],
+        plain["objective"],
+        cfg.on_nonfinite,
+        cfg.max_skipped,
     )
     if cfg.compile:
         module.flow.compile()
@@ -255,6 +262,7 @@ def _finish(
         "val": None if score is None else float(score),
         "steps": steps,
         "epochs": epochs,
+        "skipped": module.skipped,
         "train_seconds": round(throughput.seconds, 1) if throughput else None,
         "images_per_s": round(throughput.mean, 1) if throughput else None,
         "checkpoint": best and _inside(Path(best), folder),
@@ -333,6 +341,8 @@ def _say_results(results: dict[str, Any], folder: Path) -> None:
     test = ", ".join(f"{figure(k)} {kinds[k]}" for k in kinds if k in results["test"]) or "not tested"
     seconds = results["train_seconds"]
     print(f"done: {results['steps']:,} steps" + (f" in {clock(seconds)} of training" if seconds else ""))
+    if results.get("skipped"):
+        print(f"skipped: {results['skipped']:,} of these steps, whose loss or gradient was not finite")
     print(f"test: {test} ({results['test_examples']:,} examples)")
     if "true_nll" in results:
         print(f"truth: {results['true_nll']:.4f} nats, the entropy of the test points")
