@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import platform
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
+from glow.commands.targets import check_folders, check_targets
 from glow.data import ArrayData, Toy
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
@@ -81,6 +83,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     folder = choose_folder(cfg)
     cfg.run_dir = str(folder)
     OmegaConf.resolve(cfg)
+    plain: Any = OmegaConf.to_container(cfg)
+    check_targets(plain)
+    check_folders(plain, cfg.run_dir)
     if check_same(folder, cfg) and is_finished(folder, cfg):
         results: dict[str, Any] = json.loads((folder / "results.json").read_text())
         print(f"{folder} is finished; raise its trainer.max_* to go on, or start over with resume=false")
@@ -179,7 +184,7 @@ def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, UsageError):
             raise cause from None
-        if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
+        if isinstance(cause, (TypeError, ValueError, ImportError, MisconfigurationException)):
             raise UsageError(f"{name}: {str(cause).strip()}") from cause
         raise
 
@@ -193,11 +198,15 @@ def _fit(
         _leave(cfg, trainer)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         sys.exit(130)
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"{checkpoint} asks to run code or is damaged; it was not opened: start over with resume=false"
+        ) from error
     except RuntimeError as error:
         if checkpoint is not None and "Error(s) in loading state_dict" in str(error):
             raise UsageError(f"{checkpoint} {OTHER_VERSION}: start over with resume=false") from error
         raise
-    except (TypeError, ValueError, MisconfigurationException) as error:
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
         # What Lightning itself refuses is a setting of the trainer; the rest are errors of ours.
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, UsageError) or "lightning" not in Path(frames[-1].filename).parts:
