@@ -51,6 +51,16 @@ SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64
 WEIGHTED = 50_000
 """Samples of the flow that are weighted at the end of reverse-KL training."""
 
+ABSENT = "(absent)"
+NEEDED = (
+    "dataset._target_", "dataset.name", "model.name", "objective", "unit", "shift", "compile", "on_nonfinite",
+    "max_skipped", "trainer.precision", "trainer.enable_progress_bar", "trainer.limit_train_batches",
+)  # fmt: skip
+"""Settings that a file may not leave out, or a ``~`` take away."""
+
+MOST_DEVICES = 1_024
+"""Of one machine."""
+
 SMALLEST = {
     "trainer.max_epochs": -1,
     "trainer.min_epochs": 0,
@@ -114,6 +124,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check(cfg: DictConfig) -> None:
+    for key in ("dataset", "model", "optimizer", "trainer"):
+        if not isinstance(cfg.get(key), DictConfig):
+            raise UsageError(f"{key} must be a group of settings, got {cfg.get(key)!r}")
+    for key in ("callbacks", "logger"):
+        if not isinstance(cfg.get(key), (DictConfig, type(None))):
+            raise UsageError(f"{key} must be a group of settings or null, got {cfg.get(key)!r}")
+    for key in NEEDED:
+        if OmegaConf.select(cfg, key, default=ABSENT) == ABSENT:
+            raise UsageError(f"{key} is missing: set {key}=VALUE")
     check_positive("seed", cfg.seed, integer=True, zero=True)
     if cfg.seed >= 2**32:
         raise UsageError(f"seed must be below 2^32, got {cfg.seed}")
@@ -134,6 +153,9 @@ def _check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
             raise UsageError(f"{key} must be an integer of at least {smallest}, got {value!r}")
+    devices = OmegaConf.select(cfg, "trainer.devices")
+    if isinstance(devices, int) and devices > MOST_DEVICES:
+        raise UsageError(f"trainer.devices must be at most {MOST_DEVICES:,}, got {devices}")
     if cfg.trainer.limit_train_batches == 0:
         raise UsageError("trainer.limit_train_batches must be above zero: there would be nothing to train on")
 
