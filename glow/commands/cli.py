@@ -72,7 +72,12 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
         except MissingMandatoryValue as error:
             fail(f"{error.full_key} is missing: set {error.full_key}=VALUE", 2)
         except OmegaConfBaseException as error:
-            fail(str(error).splitlines()[0], 2)
+            fail((str(error).splitlines() or [type(error).__name__])[0], 2)
+        except RecursionError:
+            fail(
+                "the configuration refers to itself: a value ${...} holds, or is part of, what it stands for",
+                2,
+            )
         except MemoryError as error:
             fail(f"there is not enough memory ({error}): take smaller numbers", 1)
 
@@ -81,7 +86,7 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     except Exception as error:
         if composed:
             raise
-        fail(explain(error, config_name, sys.argv[1:]), 2)
+        fail(" ".join(explain(error, config_name, sys.argv[1:]).split()), 2)
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:

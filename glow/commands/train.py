@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
@@ -50,6 +53,8 @@ SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64
 
 WEIGHTED = 50_000
 """Samples of the flow that are weighted at the end of reverse-KL training."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 ABSENT = "(absent)"
 NEEDED = (
@@ -145,6 +150,8 @@ def _check(cfg: DictConfig) -> None:
     ):
         check_bool(key, OmegaConf.select(cfg, key))
     check_choice("unit", cfg.unit, UNITS)
+    if cfg.dataset.get("classes") is not None:
+        check_positive("dataset.classes", cfg.dataset.classes, integer=True)
     precision = str(cfg.trainer.precision)
     cfg.trainer.precision = SHORT_PRECISIONS.get(precision, precision)
     # The others would put the flow algebra, not only its networks, in half precision.
@@ -164,16 +171,17 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     """The objects that the configuration describes."""
     data = _make("dataset", cfg.dataset, seed=cfg.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = FlowModule(
-        plain["model"],
-        plain["optimizer"],
-        cfg.seed,
-        cfg.shift,
-        plain["dataset"],
-        plain["objective"],
-        cfg.on_nonfinite,
-        cfg.max_skipped,
-    )
+    with _told("model"):
+        module = FlowModule(
+            plain["model"],
+            plain["optimizer"],
+            cfg.seed,
+            cfg.shift,
+            plain["dataset"],
+            plain["objective"],
+            cfg.on_nonfinite,
+            cfg.max_skipped,
+        )
     if cfg.compile:
         module.flow.compile()
     if module.unit != cfg.unit:
@@ -200,15 +208,27 @@ def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
     """Instantiate a node of the configuration; what it refuses is told with the node's name."""
     if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
         raise UsageError(f"{name} must be a group of settings with a _target_, or null, got {cfg!r}")
-    try:
+    with _told(name):
         return instantiate(cfg, _convert_="all", **more)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UsageError):
-            raise cause from None
-        if isinstance(cause, (TypeError, ValueError, ImportError, MisconfigurationException)):
-            raise UsageError(f"{name}: {str(cause).strip()}") from cause
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What refuses its settings inside is told with the name of the node that they are from."""
+    try:
+        yield
+    except UsageError:
         raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, (UsageError, OmegaConfBaseException)):
+            raise cause from None
+        # Whatever a library makes of wrong arguments; of ours, what Python itself says of them.
+        ours = Path(traceback.extract_tb(cause.__traceback__)[-1].filename).is_relative_to(PACKAGE)
+        if ours and not isinstance(cause, (TypeError, ValueError, LookupError)):
+            raise
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise UsageError(f"{name}: {said}") from cause
 
 
 def _fit(
