@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 import glow.commands.cli as cli
 import glow.commands.train as train
 
-EXAMPLES = int(os.environ.get("GLOW_FUZZ", "120"))
+EXAMPLES = int(os.environ.get("GLOW_FUZZ", "50"))
 """Of each kind."""
 
 SECONDS = 60
