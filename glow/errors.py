@@ -26,9 +26,9 @@ class DiskFullError(TrainingError):
     """A file could not be written for want of space; the message names it."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known names close to ``name``, else an empty string."""
-    close = get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)
+    close = get_close_matches(str(name), [str(k) for k in known], n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 

@@ -73,14 +73,21 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
         except MissingMandatoryValue as error:
             fail(f"{error.full_key} is missing: set {error.full_key}=VALUE", 2)
         except OmegaConfBaseException as error:
-            fail(str(error).splitlines()[0], 2)
+            fail((str(error).splitlines() or [type(error).__name__])[0], 2)
+        except RecursionError:
+            fail(
+                "the configuration refers to itself: a value ${...} holds, or is part of, what it stands for",
+                2,
+            )
+        except MemoryError as error:
+            fail(f"there is not enough memory ({error}): take smaller numbers", 1)
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(told)()
     except Exception as error:
         if composed:
             raise
-        fail(explain(error, config_name, sys.argv[1:]), 2)
+        fail(" ".join(explain(error, config_name, sys.argv[1:]).split()), 2)
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -125,13 +132,16 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
         if group in groups and len(options) == 1:
             usable.append(f"{key}={value}")
     GlobalHydra.instance().clear()
-    known = set(_keys(compose(config_name, usable))) | set(groups if own else ())
-    for key, _, _ in overrides:
+    known: set[str] = set()
+    with contextlib.suppress(Exception):  # it is a file that cannot be read
+        known = set(_keys(compose(config_name, usable))) | set(groups if own else ())
+    for key, _, _ in overrides if known else ():
         if key not in known and not key.startswith("hydra"):
             leaf = {k.rpartition(".")[2]: k for k in known}
             hint = nearest(key, known) or nearest(leaf.get(key, ""), known)
             return f"{key} is not a setting{hint}"
-    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+    said = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    return said or f"the configuration cannot be read ({type(error).__name__})"
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -33,6 +33,8 @@ MAY_DIFFER = (
     "callbacks.estimate",
     "dataset.cache",
     "compile",
+    "on_nonfinite",
+    "max_skipped",
     "model.recompute",
 )
 """Settings that a continued run may have changed: how long, where, on what and how it runs.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import platform
 import signal
 import subprocess
 import sys
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.lock import locked
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
+from glow.commands.targets import check_folders, check_targets
 from glow.data import ArrayData, Toy
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
@@ -51,6 +55,18 @@ SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64
 
 WEIGHTED = 50_000
 """Samples of the flow that are weighted at the end of reverse-KL training."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+ABSENT = "(absent)"
+NEEDED = (
+    "dataset._target_", "dataset.name", "model.name", "objective", "unit", "shift", "compile", "on_nonfinite",
+    "max_skipped", "trainer.precision", "trainer.enable_progress_bar", "trainer.limit_train_batches",
+)  # fmt: skip
+"""Settings that a file may not leave out, or a ``~`` take away."""
+
+MOST_DEVICES = 1_024
+"""Of one machine."""
 
 SMALLEST = {
     "trainer.max_epochs": -1,
@@ -84,6 +100,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     folder = choose_folder(cfg)
     cfg.run_dir = str(folder)
     OmegaConf.resolve(cfg)
+    plain: Any = OmegaConf.to_container(cfg)
+    check_targets(plain)
+    check_folders(plain, cfg.run_dir)
     if check_same(folder, cfg) and is_finished(folder, cfg):
         results: dict[str, Any] = json.loads((folder / "results.json").read_text())
         print(f"{folder} is finished; raise its trainer.max_* to go on, or start over with resume=false")
@@ -113,6 +132,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check(cfg: DictConfig) -> None:
+    for key in ("dataset", "model", "optimizer", "trainer"):
+        if not isinstance(cfg.get(key), DictConfig):
+            raise UsageError(f"{key} must be a group of settings, got {cfg.get(key)!r}")
+    for key in ("callbacks", "logger"):
+        if not isinstance(cfg.get(key), (DictConfig, type(None))):
+            raise UsageError(f"{key} must be a group of settings or null, got {cfg.get(key)!r}")
+    for key in NEEDED:
+        if OmegaConf.select(cfg, key, default=ABSENT) == ABSENT:
+            raise UsageError(f"{key} is missing: set {key}=VALUE")
     check_positive("seed", cfg.seed, integer=True, zero=True)
     if cfg.seed >= 2**32:
         raise UsageError(f"seed must be below 2^32, got {cfg.seed}")
@@ -125,6 +153,8 @@ def _check(cfg: DictConfig) -> None:
     ):
         check_bool(key, OmegaConf.select(cfg, key))
     check_choice("unit", cfg.unit, UNITS)
+    if cfg.dataset.get("classes") is not None:
+        check_positive("dataset.classes", cfg.dataset.classes, integer=True)
     precision = str(cfg.trainer.precision)
     cfg.trainer.precision = SHORT_PRECISIONS.get(precision, precision)
     # The others would put the flow algebra, not only its networks, in half precision.
@@ -133,6 +163,9 @@ def _check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
             raise UsageError(f"{key} must be an integer of at least {smallest}, got {value!r}")
+    devices = OmegaConf.select(cfg, "trainer.devices")
+    if isinstance(devices, int) and devices > MOST_DEVICES:
+        raise UsageError(f"trainer.devices must be at most {MOST_DEVICES:,}, got {devices}")
     if cfg.trainer.limit_train_batches == 0:
         raise UsageError("trainer.limit_train_batches must be above zero: there would be nothing to train on")
 
@@ -141,9 +174,17 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
     """The objects that the configuration describes."""
     data = _make("dataset", cfg.dataset, seed=cfg.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = FlowModule(
-        plain["model"], plain["optimizer"], cfg.seed, cfg.shift, plain["dataset"], plain["objective"]
-    )
+    with _told("model"):
+        module = FlowModule(
+            plain["model"],
+            plain["optimizer"],
+            cfg.seed,
+            cfg.shift,
+            plain["dataset"],
+            plain["objective"],
+            cfg.on_nonfinite,
+            cfg.max_skipped,
+        )
     if cfg.compile:
         module.flow.compile()
     if module.unit != cfg.unit:
@@ -171,15 +212,27 @@ def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
     """Instantiate a node of the configuration; what it refuses is told with the node's name."""
     if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
         raise UsageError(f"{name} must be a group of settings with a _target_, or null, got {cfg!r}")
-    try:
+    with _told(name):
         return instantiate(cfg, _convert_="all", **more)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UsageError):
-            raise cause from None
-        if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
-            raise UsageError(f"{name}: {str(cause).strip()}") from cause
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What refuses its settings inside is told with the name of the node that they are from."""
+    try:
+        yield
+    except UsageError:
         raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, (UsageError, OmegaConfBaseException)):
+            raise cause from None
+        # Whatever a library makes of wrong arguments; of ours, what Python itself says of them.
+        ours = Path(traceback.extract_tb(cause.__traceback__)[-1].filename).is_relative_to(PACKAGE)
+        if ours and not isinstance(cause, (TypeError, ValueError, LookupError)):
+            raise
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise UsageError(f"{name}: {said}") from cause
 
 
 def _fit(
@@ -191,11 +244,15 @@ def _fit(
         _leave(cfg, trainer)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         sys.exit(130)
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"{checkpoint} asks to run code or is damaged; it was not opened: start over with resume=false"
+        ) from error
     except RuntimeError as error:
         if checkpoint is not None and "Error(s) in loading state_dict" in str(error):
             raise UsageError(f"{checkpoint} {OTHER_VERSION}: start over with resume=false") from error
         raise
-    except (TypeError, ValueError, MisconfigurationException) as error:
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
         # What Lightning itself refuses is a setting of the trainer; the rest are errors of ours.
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, UsageError) or "lightning" not in Path(frames[-1].filename).parts:
@@ -260,6 +317,7 @@ def _finish(
         "val": None if score is None else float(score),
         "steps": steps,
         "epochs": epochs,
+        "skipped": module.skipped,
         "train_seconds": round(throughput.seconds, 1) if throughput else None,
         "images_per_s": round(throughput.mean, 1) if throughput else None,
         "checkpoint": best and _inside(Path(best), folder),
@@ -343,6 +401,8 @@ def _say_results(results: dict[str, Any], folder: Path) -> None:
     test = ", ".join(f"{figure(k)} {kinds[k]}" for k in kinds if k in results["test"]) or "not tested"
     seconds = results["train_seconds"]
     print(f"done: {results['steps']:,} steps" + (f" in {clock(seconds)} of training" if seconds else ""))
+    if results.get("skipped"):
+        print(f"skipped: {results['skipped']:,} of these steps, whose loss or gradient was not finite")
     print(f"test: {test} ({results['test_examples']:,} examples)")
     if "true_nll" in results:
         print(f"truth: {results['true_nll']:.4f} nats, the entropy of the test points")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from glow.density import Density
 from glow.errors import UsageError, check_choice, nearest
@@ -47,7 +51,34 @@ def build(config: Mapping[str, Any]) -> Density:
     missing = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise UsageError(f"model.{missing[0]} is missing: {family} needs it")
+    _check_size(recipe, arguments)
     return recipe(**arguments)
+
+
+COUNTS = ("depth", "layers", "levels", "blocks", "hidden_layers", "masks")
+"""Arguments that say how often something is repeated."""
+
+
+def _check_size(recipe: Callable[..., Density], arguments: Mapping[str, Any]) -> None:
+    """Refuse what would take all memory, or for ever, to build."""
+    for name, value in arguments.items():
+        numbers = [n for n in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(n, int)]
+        most = 1_000 if name in COUNTS else 2**24
+        if math.prod(map(abs, numbers)) > most:
+            raise UsageError(f"model.{name} must be at most {most:,}, in all, got {value}")
+    if not any(isinstance(n, int) and n > 2_048 for n in arguments.values()):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with torch.device("meta"):  # shapes without memory
+            needed = sum(p.numel() * p.element_size() for p in recipe(**arguments).parameters())
+    except RuntimeError as error:  # more than an integer can count, or than the masks of a MADE have room for
+        raise UsageError(f"the model cannot be built: {str(error).splitlines()[0]}") from error
+    if needed > memory:
+        raise UsageError(
+            f"the model's weights need {needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB: "
+            "take smaller numbers"
+        )
 
 
 __all__ = [

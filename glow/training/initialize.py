@@ -5,9 +5,10 @@ from __future__ import annotations
 import lightning as L
 
 from glow.data import ArrayData
-from glow.errors import check_positive
+from glow.errors import NonFiniteError, check_positive
 from glow.seeds import generator
 from glow.training.module import FlowModule
+from glow.training.nonfinite import bad_batch, bad_weight
 
 
 class Initialize(L.Callback):
@@ -42,3 +43,6 @@ class Initialize(L.Callback):
         noise = flow.noise(len(x), source)
         noise = None if noise is None else noise.to(device)
         flow.initialize(x.to(device), y.to(device) if y is not None and flow.classes else None, noise)
+        if weight := bad_weight(flow.named_parameters()):
+            culprit = bad_batch((x,), "the batch that the flow is initialized from") or weight
+            raise NonFiniteError(f"the flow cannot be initialized: {culprit.text}")

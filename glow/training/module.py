@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -22,10 +23,14 @@ from glow.seeds import generator
 from glow.targets import Checkerboard, Density2D, Target, target
 from glow.training.checkpoints import last_checkpoint
 from glow.training.limits import time_used
+from glow.training.nonfinite import KINDS, Culprit, Part, bad_weight, find, what
 from glow.training.optimizers import build_optimizer, build_schedule
 
 OBJECTIVES = ("forward_kl", "reverse_kl")
 """What ``objective`` may be."""
+
+ON_NONFINITE = ("stop", "skip")
+"""What ``on_nonfinite`` may be."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
@@ -49,6 +54,10 @@ class FlowModule(L.LightningModule):
         dataset: the configuration of the data, kept for who opens the checkpoint later; for ``reverse_kl`` it names the
             density.
         objective: ``forward_kl`` or ``reverse_kl``.
+        on_nonfinite: what a step whose loss or gradient is not finite comes to: ``stop`` ends training, ``skip`` leaves
+            weights and the optimizer's state as they were and goes on. It counts as a step all the same. Weights that
+            are not finite always end training.
+        max_skipped: so many steps may be skipped in the whole run.
     """
 
     WEIGHTED = 2_000
@@ -62,8 +71,12 @@ class FlowModule(L.LightningModule):
         shift: float = 0.0,
         dataset: dict[str, Any] | None = None,
         objective: str = "forward_kl",
+        on_nonfinite: str = "stop",
+        max_skipped: int = 10,
     ) -> None:
         super().__init__()
+        check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
+        check_positive("max_skipped", max_skipped, integer=True, zero=True)
         check_positive("shift", shift, zero=True)
         if shift >= 1:
             raise UsageError(f"shift must be below 1, the whole picture, got {shift}")
@@ -79,8 +92,11 @@ class FlowModule(L.LightningModule):
         self.train_mean.persistent(True)  # an epoch that is resumed keeps what it had
         self.test_name = "test"
         """What the next test's figures are logged under."""
+        self.on_nonfinite, self.max_skipped = on_nonfinite, max_skipped
+        self.skipped = 0
+        """Steps that were left out because something was not finite."""
         self._trained = False
-        self._loss = torch.tensor(0.0)
+        self._parts: list[Part] = []
 
     def loss(self, batch: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
         """Bits/dim or nats of every example of a batch (x,) or (x, y): (B,). The noise is what ``noise`` gives."""
@@ -104,20 +120,34 @@ class FlowModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """The mean so far that a checkpoint holds is that of the first device; no other may count it again."""
+        self._parts = []
         if self.trainer.global_rank > 0:
             self.train_mean.reset()
 
     def on_train_epoch_start(self) -> None:
         """A new mean; not called when an epoch is resumed."""
         self.train_mean.reset()
+        self._trained = False
 
     def on_train_epoch_end(self) -> None:
         """Log the mean over the epoch (once: handing the metric to Lightning in every step costs time)."""
-        if self._trained:  # not so when a run is resumed at the end of an epoch
+        if (
+            self._trained
+        ):  # not so when a run is resumed at the end of an epoch, or all its steps were skipped
             self.log(f"train/{self.unit}", self.train_mean.compute())
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
+        values = self._training_loss(batch, batch_idx)
+        loss = values.mean()
+        self._parts.append(Part(batch, batch_idx, values.detach()))
+        if self._logs_step:
+            self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(batch[0]))
+        # A factor of 1, or NaN: a loss that is not finite spoils all gradients, which the devices share, so that they
+        # agree about the step without asking each other.
+        return loss * (1 + 0 * loss.detach())
+
+    def _training_loss(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         x = batch[0]
         # Drawn for the batch of all devices, of which this device takes its rows: the numbers that an
         # image meets do not depend on how many devices share the work (as long as they share it evenly).
@@ -128,14 +158,7 @@ class FlowModule(L.LightningModule):
         if self.shift and x.dim() == 4:
             offsets = torch.rand((len(x) * devices, 2), generator=source, device=x.device)[device::devices]
             x = random_shift(x, self.shift, offsets)
-        values = self.loss((x, *batch[1:]), noise)
-        loss = values.mean()
-        self._loss = self._loss.to(loss.device) + loss.detach()
-        self.train_mean.update(values.detach())
-        self._trained = True
-        if self._logs_step:
-            self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(x))
-        return loss
+        return self.loss((x, *batch[1:]), noise)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Collects the loss of every example under noise that is the same in every epoch."""
@@ -150,19 +173,28 @@ class FlowModule(L.LightningModule):
         self.log(f"{self.test_name}/examples", examples, reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient norm, and stop before weights are touched by numbers that are not finite."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        loss, self._loss = self._loss, torch.zeros_like(self._loss)
-        # Half precision overflows now and then, and its gradient scaler leaves such steps out. The norm is
-        # the same on all devices, the loss is not, and they must agree to stop.
-        half = self.trainer.precision == "16-mixed"
-        checked = self.trainer.strategy.reduce(loss) if half else loss + norm
-        if not torch.isfinite(checked):
-            what = "gradient" if torch.isfinite(loss) else "loss"
-            self._stop(f"the {what} is not finite at step {self.trainer.global_step}")
-        if self._logs_step and torch.isfinite(norm):
-            self.log("train/grad_norm", norm)
+        """Log the gradient norm; stop or skip before weights are touched by numbers that are not finite."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        parts, self._parts = self._parts, []
+        if torch.isfinite(norm):
+            self._count(parts)
+            if self._logs_step:
+                self.log("train/grad_norm", norm)
+        else:
+            self._not_finite(parts)
+        if self._logs_step and self.on_nonfinite == "skip":
+            self.log("train/skipped", float(self.skipped))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the number of skipped steps; refuse to replace a good checkpoint by weights that are not finite."""
+        for state in ("current_model_state", "state_dict"):
+            if weight := bad_weight(checkpoint.get(state, {})):
+                self._stop(f"{weight.text} after step {self.trainer.global_step}", weight)
+        checkpoint["skipped"] = self.skipped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The number of skipped steps."""
+        self.skipped = checkpoint.get("skipped", 0)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scales of the last validation."""
@@ -176,7 +208,8 @@ class FlowModule(L.LightningModule):
             smallest = torch.stack(scales).amin()
             self.log("val/smallest_scale", smallest, sync_dist=True, reduce_fx="min")
         if not self.trainer.sanity_checking and not torch.isfinite(self.val_mean.compute()):
-            self._stop(f"the validation loss is not finite after step {self.trainer.global_step}")
+            weight = bad_weight(self.named_parameters())
+            self._stop(f"the validation loss is not finite after step {self.trainer.global_step}", weight)
         if self.target is not None:
             assert isinstance(self.flow, Flow)
             source = generator("cpu", "weights", self.seed)
@@ -209,12 +242,58 @@ class FlowModule(L.LightningModule):
     def _affine_couplings(self) -> list[AffineCoupling]:
         return [m for m in self.flow.modules() if isinstance(m, AffineCoupling)]
 
-    def _stop(self, what: str) -> None:
+    def _count(self, parts: list[Part]) -> None:
+        """Take the losses of a step into the mean of the epoch, for which they have to be finite."""
+        self.train_mean.update(torch.cat([part.values for part in parts]))
+        self._trained = True
+
+    def _not_finite(self, parts: list[Part]) -> None:
+        """Skip the step, or stop. All devices come here together, and leave with the same decision."""
+        finite = not any(what(part.values) for part in parts)
+        finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if finite and scaler is not None and scaler.get_scale() > 1:
+            # Half precision overflows now and then; its gradient scaler leaves such steps out and scales by less.
+            self._count(parts)
+            return
+        step = self.trainer.global_step
+        precision = self.trainer.precision_plugin.forward_context
+        culprit = self._agreed(
+            find(self, parts, lambda part: self._training_loss(part.batch, part.index), precision)
+        )
+        said = f"the {'gradient' if finite else 'loss'} is not finite at step {step}"
+        if culprit.kind == "weight" or self.on_nonfinite == "stop":
+            self._stop(said, culprit)
+        if self.skipped >= self.max_skipped:
+            self._stop(f"{said}, and {self.skipped} steps were skipped before (max_skipped)", culprit)
+        self.skipped += 1
+        for parameter in self.parameters():
+            parameter.grad = None  # what has no gradient, an optimizer leaves alone
+        rank_zero_warn(
+            f"{said} and is skipped ({self.skipped} of at most {self.max_skipped}): {culprit.text}"
+        )
+
+    def _agreed(self, culprit: Culprit) -> Culprit:
+        """The device's that is nearest to the cause."""
+        devices = self.trainer.world_size
+        if devices == 1:
+            return culprit
+        found: list[Any] = [None] * devices
+        where = f" (device {self.trainer.global_rank})"
+        torch.distributed.all_gather_object(found, (culprit.kind, culprit.text + where))
+        return min((Culprit(*c) for c in found), key=lambda c: KINDS.index(c.kind))
+
+    def _stop(self, what: str, culprit: Culprit | None = None) -> None:
         kept = last_checkpoint(self.trainer)
-        raise NonFiniteError(
-            f"{what}; {f'the last checkpoint is {kept}' if kept else 'there is no checkpoint yet'}. "
+        advice = (
             "Lower optimizer.lr, lengthen optimizer.warmup_epochs, set trainer.gradient_clip_val or, for "
             "affine couplings, model.min_scale, and start over with resume=false"
+        )
+        if culprit is not None and culprit.kind == "batch":
+            advice = "Mend the data, or leave out such steps with on_nonfinite=skip"
+        raise NonFiniteError(
+            f"{what}{f': {culprit.text}' if culprit and culprit.text not in what else ''}; "
+            f"{f'the last checkpoint is {kept}' if kept else 'there is no checkpoint yet'}. {advice}"
         )
 
 

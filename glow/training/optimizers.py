@@ -38,7 +38,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: Mapping[str, Any
     check_positive("optimizer.lr", arguments.get("lr"))
     try:
         return cls(parameters, **arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise UsageError(f"optimizer: {error}") from error
 
 

@@ -162,10 +162,6 @@ class TestFolder:
 
 
 class TestSettings:
-    def test_checkpoints_elsewhere(self, run: Run, tmp_path: Path) -> None:
-        results = run(*DIGITS, f"callbacks.best.dirpath={tmp_path}/far")
-        assert results["checkpoint"] == f"{tmp_path}/far/best.ckpt"
-
     def test_a_resumed_run_is_not_initialized_again(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         from glow.flow import Flow
 

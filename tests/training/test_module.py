@@ -14,7 +14,6 @@ import torch
 
 from glow.bijections import ActNorm, AffineCoupling
 from glow.data import Digits
-from glow.errors import NonFiniteError
 from glow.models import build
 from glow.training import EMA, FlowModule, Initialize, LastCheckpoint
 
@@ -135,50 +134,6 @@ class TestEMAInTraining:
         saved, name = torch.load(last.path, weights_only=True), next(iter(dict(module.named_parameters())))
         assert torch.equal(saved["current_model_state"][name], fail.raw)
         assert not torch.equal(saved["state_dict"][name], fail.raw)
-
-
-class TestNonFinite:
-    class Poison(L.Callback):
-        """NaN in one weight before a step."""
-
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def on_train_batch_start(self, trainer, module, *args) -> None:
-            if trainer.global_step == self.step:
-                with torch.no_grad():
-                    next(m for m in module.modules() if isinstance(m, ActNorm)).shift[0] = float("nan")
-
-    def test_the_message_names_the_step(self) -> None:
-        with pytest.raises(
-            NonFiniteError,
-            match=r"the loss is not finite at step 3; there is no checkpoint yet.*optimizer\.lr",
-        ):
-            trained([self.Poison(3)])
-
-    def test_it_names_the_last_checkpoint_and_leaves_it_as_it_was(self, tmp_path: Path) -> None:
-        last = LastCheckpoint(str(tmp_path))
-        with pytest.raises(NonFiniteError, match=rf"at step 14; the last checkpoint is .*{last.path.name}"):
-            trained([self.Poison(14), last], max_epochs=2, enable_checkpointing=True)
-        saved = torch.load(last.path, weights_only=True)
-        assert saved["global_step"] == 11
-        assert all(v.isfinite().all() for v in saved["state_dict"].values() if isinstance(v, torch.Tensor))
-
-    def test_a_gradient_alone(self) -> None:
-        class PoisonGradient(L.Callback):
-            def on_after_backward(self, trainer, module) -> None:
-                next(module.parameters()).grad.fill_(float("inf"))
-
-        with pytest.raises(NonFiniteError, match="the gradient is not finite at step 0"):
-            trained([PoisonGradient()])
-
-    def test_validation(self) -> None:
-        class PoisonValidation(L.Callback):
-            def on_validation_start(self, trainer, module) -> None:
-                next(module.parameters()).data.fill_(float("nan"))
-
-        with pytest.raises(NonFiniteError, match="the validation loss is not finite after step 11"):
-            trained([PoisonValidation()])
 
 
 class TestPrecision:

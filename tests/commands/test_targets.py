@@ -1,0 +1,125 @@
+"""What a stranger's configuration or checkpoint asks for is refused before it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glow.commands.cli import compose
+from glow.commands.evaluate import evaluate
+from glow.commands.sample import sample
+from glow.commands.targets import check_targets
+from glow.errors import UsageError
+
+Run = Callable[..., dict[str, Any]]
+DIGITS = ("debug=fast", "resume=true", "model.depth=1", "model.width=8", "callbacks.estimate=null")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+callbacks.x._target_=os.system",
+        "dataset._target_=subprocess.run",
+        "trainer._target_=builtins.exec",
+        "logger.csv._target_=pathlib.Path",
+        "callbacks.ema._target_=lightning.pytorch.trainer.trainer.os.system",  # out of the package by attributes
+        "callbacks.ema._target_=torch.hub.load",
+        "callbacks.ema._target_=lightning.Trainer",  # a class of another kind
+        "dataset._target_=glow.models.build",  # a function
+        "dataset._target_=glow.data.ArrayData.load",
+        "dataset._target_=glow.nowhere.Digits",
+        "dataset._target_=[os.system]",
+        "callbacks.ema._target_=7",
+        "+callbacks.ema.decay_from._target_=os.system",
+        "+trainer.profiler._target_=os.system",
+        "trainer.profiler={_target_:lightning.pytorch.callbacks.LambdaCallback}",
+        "+callbacks.x={_target_:lightning.Callback,deep:[{deeper:{_target_:os.system}}]}",
+        "+model.x._target_=os.system",
+        "+anything.x._target_=os.system",
+        "+_target_=os.system",
+        "+callbacks.ema._partial_=true",
+        "+callbacks.ema._args_=[0.5]",
+        "+dataset._convert_=none",
+    ],
+)
+def test_other_code_is_refused(run: Run, override: str) -> None:
+    with pytest.raises(UsageError, match=r"_target_=\S+ is (refused|not there)|\._\w+_ is not accepted"):
+        run(*DIGITS, override)
+
+
+def test_what_is_refused_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=r"callbacks\.x\._target_=stranger\.Callback is refused"):
+        check_targets({"callbacks": {"x": {"_target_": "stranger.Callback"}}})
+    assert "stranger" not in sys.modules
+
+
+def test_lightning_s_own_classes_are_taken(run: Run) -> None:
+    summary = "+callbacks.x._target_=lightning.pytorch.callbacks.ModelSummary"
+    profiler = "trainer.profiler={_target_:lightning.pytorch.profilers.SimpleProfiler}"
+    assert run(*DIGITS, summary, profiler, "callbacks.pictures=null")["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "callbacks.best.dirpath=/etc/x",
+        "callbacks.last.dirpath=elsewhere",
+        "callbacks.pictures.dirpath='${run_dir}/../x'",
+        "callbacks.pictures.dirpath=null",
+        "logger.csv.save_dir=.",
+        "logger.tensorboard.save_dir='${output_dir}'",
+        "logger.tensorboard.name=../../x",
+        "logger.tensorboard.version=/tmp/x",
+        "trainer.profiler={_target_:lightning.pytorch.profilers.SimpleProfiler,dirpath:/tmp}",
+    ],
+)
+def test_nothing_is_written_outside_the_run_s_folder(run: Run, setting: str) -> None:
+    with pytest.raises(UsageError, match=r"^(callbacks|logger|trainer)\.\S+ must lie inside the run's folder, "):
+        run(*DIGITS, setting)
+
+
+def test_a_folder_inside_the_run_s_is_taken(run: Run) -> None:
+    results = run(*DIGITS, "callbacks.best.dirpath=${run_dir}/kept/best", "callbacks.pictures=null")
+    assert results["checkpoint"] == "kept/best/best.ckpt"
+
+
+class Attack:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_checkpoint_that_would_run_code(run: Run, tmp_path: Path, name: str) -> None:
+    run(*DIGITS, "callbacks.pictures=null")
+    folder, ran = tmp_path / "outputs/digits-glow_small", tmp_path / "it_ran"
+    path = folder / f"checkpoints/{name}.ckpt"
+    torch.save(torch.load(path, weights_only=True) | {"x": Attack(ran)}, path)
+    commands = {"sample": sample, "evaluate": evaluate}
+    for command, call in commands.items():
+        with pytest.raises(UsageError, match="asks to run code"):
+            call(compose(command, [f"ckpt={path}", f"out={tmp_path}/out", "device=cpu"]))
+    if name == "last":
+        with pytest.raises(UsageError, match="asks to run code"):
+            run(*DIGITS, "callbacks.pictures=null", "trainer.max_steps=4", "trainer.max_epochs=2")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "glow.models.build", "torch.hub.load"])
+def test_a_checkpoint_whose_data_is_other_code(tiny_run: Path, tmp_path: Path, target: str) -> None:
+    content = torch.load(tiny_run / "checkpoints/best.ckpt", weights_only=True)
+    content["hyper_parameters"]["dataset"]["_target_"] = target
+    torch.save(content, tmp_path / "stranger.ckpt")
+    with pytest.raises(UsageError, match=f"dataset._target_='{target}' is not one of glow.data.Digits"):
+        evaluate(compose("evaluate", [f"ckpt={tmp_path}/stranger.ckpt", f"out={tmp_path}/out", "device=cpu"]))
