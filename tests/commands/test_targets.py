@@ -81,7 +81,9 @@ def test_lightning_s_own_classes_are_taken(run: Run) -> None:
     ],
 )
 def test_nothing_is_written_outside_the_run_s_folder(run: Run, setting: str) -> None:
-    with pytest.raises(UsageError, match=r"^(callbacks|logger|trainer)\.\S+ must lie inside the run's folder, "):
+    with pytest.raises(
+        UsageError, match=r"^(callbacks|logger|trainer)\.\S+ must lie inside the run's folder, "
+    ):
         run(*DIGITS, setting)
 
 
