@@ -17,6 +17,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -158,8 +159,15 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
         enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
         default_root_dir=cfg.run_dir,
         use_distributed_sampler=False,  # our samplers count every example once
+        plugins=_plugins(),
     )
     return data, module, trainer
+
+
+def _plugins() -> list[SLURMEnvironment]:
+    """Under Slurm without Lightning's own requeueing: it would keep a second checkpoint, which then goes first."""
+    slurm = not TorchElasticEnvironment.detect() and SLURMEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if slurm else []
 
 
 def _make(name: str, cfg: DictConfig, **more: Any) -> Any:

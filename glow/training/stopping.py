@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Of a scheduler that takes the machine away, of a terminal, and of a scheduler before the time is up."""
 
