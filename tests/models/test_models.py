@@ -195,7 +195,9 @@ class TestEveryFamilyOfVectors:
         with torch.no_grad():
             for parameter in flow.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
-        t = torch.linspace(-5, 5, 481, dtype=torch.float64)  # the axes are sinh(t): fine in the middle, and to 74
+        t = torch.linspace(
+            -5, 5, 481, dtype=torch.float64
+        )  # the axes are sinh(t): fine in the middle, and to 74
         cells = t.cosh() * (t[1] - t[0])
         with torch.no_grad():
             density = flow.log_prob(torch.cartesian_prod(t.sinh(), t.sinh())).exp().view(481, 481)
