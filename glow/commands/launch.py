@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from uuid import uuid4
 
 from torch.distributed import TCPStore
@@ -31,3 +32,23 @@ def _of_torchrun() -> str:
         return os.environ["TORCHELASTIC_RUN_ID"]
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     return store.compare_set("glow/launch", "", uuid4().hex).decode()
+
+
+def meet_anew() -> None:
+    """Give workers that torchrun started again a store of their own to find one another through.
+
+    They would meet through the agent's, which still has the addresses of the workers that are gone, and wait for those
+    (torch 2.11, with gloo). Agents that count their restarts differently, as after the loss of a node, cannot agree here:
+    docs/cluster.md has the variable to set for them.
+    """
+    env = os.environ
+    restarts = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if not restarts or env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    agent = TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    if env["RANK"] == "0":
+        with socket.socket() as free:
+            free.bind(("", 0))
+            agent.set(f"glow/port/{restarts}", str(free.getsockname()[1]))
+    env["MASTER_PORT"] = agent.get(f"glow/port/{restarts}").decode()
+    env["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # rank 0 opens it

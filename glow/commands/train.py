@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
+from glow.commands.launch import meet_anew
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
 from glow.data import ArrayData, Toy
 from glow.errors import UsageError, check_bool, check_choice, check_positive
@@ -105,6 +106,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     _say_start(cfg, module, trainer, folder, checkpoint)
     if checkpoint is not None:
         module.flow.initialized = True  # by what the checkpoint holds
+    meet_anew()
     _fit(cfg, trainer, module, data, checkpoint)
     return _finish(cfg, trainer, module, data, folder)
 
