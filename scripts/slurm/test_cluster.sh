@@ -6,17 +6,19 @@
 #   PYTHON=.venv/bin/python scripts/slurm/test_cluster.sh
 set -eu
 cd "$(dirname "$0")/../.."
-export PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}") PYTHONPATH=$PWD OMP_NUM_THREADS=1
+PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
+export PYTHON PYTHONPATH=$PWD OMP_NUM_THREADS=1
 dir=$(mktemp -d /tmp/glow-slurm.XXXX)
 export SLURM_CONF=$dir/slurm.conf
 mkdir -p "$dir"/{state,spool,log,run} /run/munge && chown munge /run/munge
 
 down() {
-    scancel --full --user=root 2>/dev/null && sleep 2 || true
+    scancel --full --user=root 2>/dev/null && sleep 5 || true
     for pid in "$dir/d.pid" "$dir/ctld.pid" /run/munge/munged.pid; do
         [ -f "$pid" ] && kill "$(cat "$pid")" 2>/dev/null || true
     done
-    [ -n "${KEEP:-}" ] && echo "kept: $dir" || rm -rf "$dir"
+    sleep 2
+    rm -rf "$dir"
 }
 trap down EXIT
 
@@ -60,23 +62,24 @@ wait_for() { # SECONDS COMMAND...
     local until=$((SECONDS + $1))
     shift
     until "$@"; do
-        [ $SECONDS -lt $until ] || { echo "FAILED: waited too long for: $*"; tail -n 20 "$dir"/*.log; squeue; exit 1; }
+        [ $SECONDS -lt $until ] || { echo "FAILED: waited too long for: $*"; tail -n 20 "$dir"/*.log || true; squeue; exit 1; }
         sleep 1
     done
 }
 
+queue_is_empty() { [ -z "$(squeue --noheader)" ]; }
+
 # With one task the signal before the time limit; Slurm counts in minutes and may send it up to a minute early.
 timed=$(job timed 1 --time=2 "trainer.max_epochs=${EPOCHS:-500}")
-scontrol update JobId="$timed" TimeLimit=2
 # With two tasks a preemption, and a new folder each time: the requeued job must go on in its own.
 mkdir -p "$dir/run/preempted"
 preempted=$(job preempted 2 --time=60 trainer.max_epochs=60 resume=false)
-wait_for 120 grep -q '^step [3-9][0-9]/' "$dir/preempted.log"
+wait_for 300 grep -qs '^step [3-9][0-9]/' "$dir/preempted.log"
 echo "scontrol requeue $preempted"
 scontrol requeue "$preempted"
 wait_for 420 test -f "$dir/run/preempted-2/results.json"
 wait_for 600 test -f "$dir/run/timed/results.json"
-wait_for 60 test -z "$(squeue --noheader)"
+wait_for 60 queue_is_empty
 
 for name in timed preempted; do
     echo "--- $name.log"
