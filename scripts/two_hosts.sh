@@ -17,6 +17,7 @@ down() {
     rm -rf "$dir"
 }
 trap down EXIT
+trap 'exit 1' INT TERM
 ip netns add glow1
 ip netns add glow2
 ip link add veth1 netns glow1 type veth peer name veth2 netns glow2
@@ -26,12 +27,12 @@ for n in 1 2; do
     ip -n glow$n link set lo up
 done
 
-# The first host has the rendezvous; --local-addr because both have the same name. The variable: see docs/cluster.md.
+# The first host has the rendezvous: is_host and --local-addr say so because both have the same name. The variable: docs/cluster.md.
 host() {
     ip netns exec "glow$1" env GLOO_SOCKET_IFNAME="veth$1" TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
         OMP_NUM_THREADS=1 PYTHONPATH="$PWD" "$PYTHON" -m torch.distributed.run \
         --nnodes=2 --nproc-per-node=1 --max-restarts=3 --local-addr="10.77.0.$1" \
-        --rdzv-backend=c10d --rdzv-endpoint=10.77.0.1:29400 --rdzv-id="two_hosts" \
+        --rdzv-backend=c10d --rdzv-endpoint=10.77.0.1:29400 --rdzv-id=two_hosts --rdzv-conf="is_host=$((2 - $1))" \
         train.py trainer.accelerator=cpu trainer.devices=1 trainer.num_nodes=2 "output_dir=$dir/run" resume=false \
         model.depth=1 model.width=8 callbacks.pictures=null trainer.max_epochs=60 dataset.batch_size=128 \
         callbacks.progress.every_seconds=0 callbacks.estimate=null >>"$dir/host$1.log" 2>&1 &

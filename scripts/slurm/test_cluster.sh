@@ -21,6 +21,7 @@ down() {
     rm -rf "$dir"
 }
 trap down EXIT
+trap 'exit 1' INT TERM
 
 # Slurm waits as long as a credential is valid before it starts a requeued job again (two minutes by default).
 # Four CPUs are configured whatever there are, so that the jobs run beside one another.
@@ -51,10 +52,10 @@ slurmd -f "$SLURM_CONF"
 until sinfo --noheader --format=%T | grep -q idle; do sleep 1; done
 sinfo
 
-job() { # NAME TASKS SBATCH-OPTION OVERRIDES...: prints the job's number
-    local name=$1 tasks=$2 option=$3
+job() { # NAME TASKS SBATCH-OPTIONS OVERRIDES...: prints the job's number
+    local name=$1 tasks=$2 options=$3
     shift 3
-    sbatch --parsable --ntasks-per-node="$tasks" "$option" --output="$dir/$name.log" scripts/slurm/train.sbatch \
+    sbatch --parsable --ntasks-per-node="$tasks" $options --output="$dir/$name.log" scripts/slurm/train.sbatch \
         "name=$name" "output_dir=$dir/run" trainer.accelerator=cpu model.depth=1 model.width=8 callbacks.pictures=null \
         callbacks.progress.every_seconds=0 dataset.batch_size=128 callbacks.estimate=null "$@"
 }
@@ -70,7 +71,7 @@ wait_for() { # SECONDS COMMAND...
 queue_is_empty() { [ -z "$(squeue --noheader)" ]; }
 
 # With one task the signal before the time limit; Slurm counts in minutes and may send it up to a minute early.
-timed=$(job timed 1 --time=2 "trainer.max_epochs=${EPOCHS:-500}")
+timed=$(job timed 1 "--time=3 --signal=USR1@90" "trainer.max_epochs=${EPOCHS:-300}")
 # With two tasks a preemption, and a new folder each time: the requeued job must go on in its own.
 mkdir -p "$dir/run/preempted"
 preempted=$(job preempted 2 --time=60 trainer.max_epochs=60 resume=false)
@@ -89,7 +90,7 @@ done
 [ "$(cd "$dir/run" && echo *)" = "preempted preempted-2 timed" ] || { echo "FAILED: folders"; ls "$dir/run"; exit 1; }
 
 # The same without interruption.
-job timed_whole 1 --time=60 "trainer.max_epochs=${EPOCHS:-500}" >/dev/null
+job timed_whole 1 --time=60 "trainer.max_epochs=${EPOCHS:-300}" >/dev/null
 job preempted_whole 2 --time=60 trainer.max_epochs=60 >/dev/null
 wait_for 600 test -f "$dir/run/timed_whole/results.json" -a -f "$dir/run/preempted_whole/results.json"
 "$PYTHON" - "$dir/run" timed timed_whole preempted-2 preempted_whole <<'END'
