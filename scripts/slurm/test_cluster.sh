@@ -41,6 +41,7 @@ SlurmdLogFile=$dir/log/d.log
 SlurmdParameters=config_overrides
 SlurmUser=root
 SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
 ReturnToService=2
 JobRequeue=1
 NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=UNKNOWN
