@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import time
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from glow.commands.launch import launch
 from glow.commands.lock import LOCK
 from glow.errors import UsageError
 from glow.training.storage import replace
@@ -44,6 +49,12 @@ dataset lies."""
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 """Settings that decide when a run is done."""
 
+LAUNCH = ".launch"
+"""The file in a folder made with ``resume=false`` that names the launch by torchrun or srun that made it."""
+
+WAIT = 300
+"""Seconds that the other processes wait for it; file systems of clusters show new files late."""
+
 
 def run_name(cfg: DictConfig) -> str:
     """``name``, or DATASET-MODEL; a job of a multirun adds its own overrides."""
@@ -60,21 +71,57 @@ def run_name(cfg: DictConfig) -> str:
 
 
 def choose_folder(cfg: DictConfig) -> Path:
-    """``outputs/NAME``, or with ``resume=false`` the first of NAME, NAME-2, NAME-3, ... that is not there."""
+    """``outputs/NAME``, or with ``resume=false`` the first of NAME, NAME-2, NAME-3, ... that is not there.
+
+    All processes of a run come to the same one. So does a launch that torchrun or Slurm starts again: it goes on.
+
+    Raises:
+        UsageError: the processes have no way to agree, or do not see the same ``output_dir``.
+    """
     if not isinstance(cfg.output_dir, str):
         raise UsageError(f"output_dir must be a folder, got {cfg.output_dir!r}")
     base = Path(cfg.output_dir) / run_name(cfg)
     if cfg.resume:
         return base
+    name, rank = launch()
+    if name is not None:
+        return _folder_of(name, rank, base)
+    if cfg.trainer.num_nodes > 1:
+        raise UsageError("resume=false on several nodes needs torchrun or srun; else give a new name=")
     # Lightning starts the other processes of a machine by the same command: they follow the first.
-    if os.environ.get("LOCAL_RANK", "0") != "0" and (chosen := os.environ.get("GLOW_RUN_FOLDER")):
+    if rank != 0 and (chosen := os.environ.get("GLOW_RUN_FOLDER")):
         return Path(chosen)
-    folder, n = base, 1
-    while folder.exists():
-        n += 1
-        folder = base.with_name(f"{base.name}-{n}")
+    folder = next(f for f in _numbered(base) if not f.exists())
     os.environ["GLOW_RUN_FOLDER"] = str(folder)
     return folder
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    yield base
+    for n in count(2):
+        yield base.with_name(f"{base.name}-{n}")
+
+
+def _folder_of(name: str, rank: int, base: Path) -> Path:
+    """The folder that bears this launch's name; rank 0 makes it, the others wait for it."""
+    until = time.monotonic() + WAIT
+    while time.monotonic() < until:
+        for folder in _numbered(base):
+            if not folder.exists():
+                break
+            if (file := folder / LAUNCH).is_file() and file.read_text() == name:
+                return folder
+        if rank == 0:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # another launch was faster
+                folder.mkdir()
+                (folder / LAUNCH).write_text(name)
+        else:
+            time.sleep(0.2)
+    raise UsageError(
+        f"output_dir={base.parent}: process {rank} waited {WAIT} s for process 0 to make a folder there; "
+        "is it the same folder on every node?"
+    )
 
 
 def check_same(folder: Path, cfg: DictConfig) -> bool:
@@ -90,7 +137,7 @@ def check_same(folder: Path, cfg: DictConfig) -> bool:
     """
     file = folder / "config.yaml"
     if not file.is_file():
-        if folder.is_dir() and any(f.name != LOCK for f in folder.iterdir()):
+        if folder.is_dir() and any(f.name not in (LOCK, LAUNCH) for f in folder.iterdir()):
             raise UsageError(
                 f"{folder} has files but no config.yaml, so it is not a run: choose another name="
             )

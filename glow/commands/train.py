@@ -20,6 +20,8 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
+from glow.commands.launch import meet_anew
 from glow.commands.lock import locked
 from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
 from glow.commands.targets import check_folders, check_targets
@@ -127,6 +130,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         _say_start(cfg, module, trainer, folder, checkpoint)
         if checkpoint is not None:
             module.flow.initialized = True  # by what the checkpoint holds
+        meet_anew()
         _fit(cfg, trainer, module, data, checkpoint)
         return _finish(cfg, trainer, module, data, folder)
 
@@ -202,10 +206,16 @@ def _build(cfg: DictConfig) -> tuple[ArrayData, FlowModule, L.Trainer]:
         logger=loggers or False,
         enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
         default_root_dir=cfg.run_dir,
-        plugins=[DurableCheckpointIO()],
         use_distributed_sampler=False,  # our samplers count every example once
+        plugins=_plugins(),
     )
     return data, module, trainer
+
+
+def _plugins() -> list[CheckpointIO | ClusterEnvironment]:
+    """Checkpoints that are whole, and Slurm without Lightning's own requeueing, which would write others."""
+    slurm = not TorchElasticEnvironment.detect() and SLURMEnvironment.detect()
+    return [DurableCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
 
 
 def _make(name: str, cfg: DictConfig, **more: Any) -> Any:
