@@ -18,11 +18,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)
 	$(BIN)/python train.py $(ARGS)
 
+# Two tests at a time, each with half of the cores.
 test: $(INSTALLED)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 test-fast: $(INSTALLED)
-	$(BIN)/pytest -m "not slow and not faults" $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not faults" $(ARGS)
 
 # What takes minutes: killing a run twenty times and the like; figures in docs/reliability.md.
 faults: $(INSTALLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -20,10 +21,14 @@ from glow.commands.train import train
 
 ROOT = CONF.parent
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the commands that tests start
+
 
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(0)
 
 

@@ -39,6 +39,8 @@ class EMA(WeightAveraging):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             assert self._average_model is not None
+            if trainer.precision == "64-true":  # which the flow itself becomes later
+                self._average_model.double()
             # It is looked at in every step, which on a GPU would wait for the device.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 

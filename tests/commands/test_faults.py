@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -138,18 +139,21 @@ def test_a_full_disk_stops_training_and_loses_nothing(
 
 
 def test_without_space_for_pictures_it_goes_on(
-    run: Callable[..., dict[str, Any]], tmp_path: Path, small_disk: Path
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(small_disk)
-    with pytest.warns(UserWarning, match="going on without this picture"):
-        results = run(
-            *TINY[:-1],
-            "trainer.max_epochs=1",
-            f"callbacks.pictures.dirpath={small_disk}/samples",
-            "logger=none",
-        )
+    def full(picture: torch.Tensor, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("glow.training.pictures.save_picture", full)
+    with pytest.warns(
+        UserWarning, match=r"samples/\S+.png could not be written: no space left .*; going on without"
+    ):
+        results = run(*TINY[:-1], "name=run", "trainer.max_epochs=1", "logger=none")
     assert results["steps"] == 11
     assert results["picture"] is None
+    assert not list((tmp_path / "outputs/run/samples").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

@@ -234,9 +234,10 @@ def test_data_that_spoils_the_initialization(monkeypatch: pytest.MonkeyPatch) ->
     load = Toy.load
 
     def spoiled(self: Toy, split: Any) -> Any:
-        x, y = load(self, split)
-        x[:, 1] = math.nan
-        return x, y
+        examples = load(self, split)
+        assert examples is not None
+        examples.x[:, 1] = math.nan
+        return examples
 
     monkeypatch.setattr(Toy, "load", spoiled)
     nsf = {"family": "nsf", "shape": [2], "layers": 2, "hidden": 8}
