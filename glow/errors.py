@@ -14,6 +14,10 @@ class UsageError(ValueError):
     """
 
 
+class UnreadableError(UsageError):
+    """A file that may be good cannot be read at the moment: the disk or the network refuses."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on, through no fault of a setting; the message says why. The commands print it as one sentence."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import zipfile
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glow.density import Density
-from glow.errors import UsageError, check_choice, nearest
+from glow.errors import UnreadableError, UsageError, check_choice, nearest
 from glow.models import build
 
 OTHER_VERSION = "was written by another version of this program, whose weights have other names"
@@ -146,6 +147,8 @@ def _read_checkpoint(path: Path) -> Saved:
         raise UsageError(f"{path} is no checkpoint, or is cut short or damaged")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the reader of a damaged file runs into
         if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
             raise UsageError(
@@ -178,7 +181,11 @@ def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
-    except Exception:  # whatever the reader of a damaged file runs into
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the reader of a damaged file runs into
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ENOENT):
+            raise UnreadableError(f"{path} cannot be read now: {error.strerror}") from error
         return False
 
 

@@ -8,13 +8,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from glow.errors import UsageError
+from glow.training.storage import told_when_full
 
 LOCK = ".lock"
 """The file in a run's folder that is locked."""
@@ -50,18 +51,20 @@ def locked(folder: Path) -> Iterator[None]:
             rank_zero_warn(f"{folder} is on a file system without locks: do not start this run twice")
         if Path(file.name).stat().st_size:
             print(f"taking over {folder} from {_who(file.name)}, which ended without leaving it", flush=True)
-        file.truncate(0)
         about = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         }
-        file.write(json.dumps(about))
-        file.flush()
+        with told_when_full(folder / LOCK):
+            file.truncate(0)
+            file.write(json.dumps(about))
+            file.flush()
         try:
             yield
         finally:
-            file.truncate(0)
+            with suppress(OSError):
+                file.truncate(0)
 
 
 def _who(path: str) -> str:

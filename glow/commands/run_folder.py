@@ -137,7 +137,9 @@ def check_same(folder: Path, cfg: DictConfig) -> bool:
     """
     file = folder / "config.yaml"
     if not file.is_file():
-        if folder.is_dir() and any(f.name not in (LOCK, LAUNCH) for f in folder.iterdir()):
+        # Another process may be about to write it, or was killed when it did.
+        ours = (LOCK, LAUNCH, file.name, f"{file.name}.new")
+        if folder.is_dir() and any(f.name not in ours for f in folder.iterdir()):
             raise UsageError(
                 f"{folder} has files but no config.yaml, so it is not a run: choose another name="
             )

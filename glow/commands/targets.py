@@ -90,8 +90,11 @@ def check_folders(config: Mapping[str, Any], run_dir: str) -> None:
                 good = not folder
             else:
                 path = PurePath(value)
-                written = folder or path.is_absolute() or ".." in path.parts
-                good = "\0" not in value and (not written or Path(path).resolve().is_relative_to(inside))
+                written = folder or path.is_absolute()
+                # Other names are below some folder, so that nothing may lead out of that.
+                good = "\0" not in value and (
+                    Path(path).resolve().is_relative_to(inside) if written else ".." not in path.parts
+                )
             if not good:
                 raise UsageError(f"{name} must lie inside the run's folder, {run_dir}, got {value!r}")
 

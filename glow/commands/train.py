@@ -52,7 +52,7 @@ from glow.training import (
 from glow.training.checkpoints import last_checkpoint
 from glow.training.module import PRECISIONS
 from glow.training.progress import clock
-from glow.training.storage import DurableCheckpointIO, replace
+from glow.training.storage import DurableCheckpointIO, replace, told_when_full
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 
@@ -118,6 +118,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data, module, trainer = _build(cfg)
     with locked(folder) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
+            check_same(folder, cfg)  # once more: it may have been another's until now
             open_folder(folder, cfg)
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not mkldnn_has(torch.bfloat16):
@@ -132,7 +133,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             module.flow.initialized = True  # by what the checkpoint holds
         meet_anew()
         _fit(cfg, trainer, module, data, checkpoint)
-        return _finish(cfg, trainer, module, data, folder)
+        with told_when_full(folder):
+            return _finish(cfg, trainer, module, data, folder)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -249,7 +251,8 @@ def _fit(
     cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, checkpoint: Path | None
 ) -> None:
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with told_when_full(Path(cfg.run_dir)):
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
         _leave(cfg, trainer)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
@@ -290,7 +293,8 @@ def _finish(
 ) -> dict[str, Any]:
     """Test the best weights, raw and averaged; write ``results.json``; draw the last picture."""
     stop = _callback(trainer, StopGracefully)
-    if stop is not None and stop.received is not None:  # during the last validation
+    stopped = stop is not None and stop.received is not None  # during the last validation
+    if trainer.strategy.reduce_boolean_decision(stopped, all=False):
         _leave(cfg, trainer)
     steps, epochs = trainer.global_step, trainer.current_epoch
     best = trainer.strategy.broadcast(_best_checkpoint(trainer))

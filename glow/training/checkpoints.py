@@ -9,8 +9,9 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from glow.errors import TrainingError, UsageError
+from glow.errors import DiskFullError, TrainingError, UnreadableError, UsageError
 from glow.saved import read
 from glow.training.storage import PREVIOUS
 
@@ -75,16 +76,19 @@ class LastCheckpoint(ModelCheckpoint):
 
         Raises:
             UsageError: there are some, but none is whole.
+            UnreadableError: it is not known whether one is.
         """
         kept, reasons = self.kept, []
         for path in kept:
             try:
                 read(path)
+            except UnreadableError:
+                raise
             except UsageError as error:
                 reasons.append(str(error))
                 continue
-            for reason in reasons:
-                rank_zero_warn(f"{reason}; continuing {path.name}, the one before")
+            if reasons:
+                rank_zero_warn(f"{reasons[0]}; continuing {path.name}, the one before")
                 # Or else it would become the one before, in place of the good one.
                 _put_aside(self.path)
             return path
@@ -128,7 +132,18 @@ class LastCheckpoint(ModelCheckpoint):
         unhealthy = isinstance(exception, (KeyboardInterrupt, TrainingError))
         if self._training and not unhealthy and trainer.global_step > 0:
             self._in_validation = trainer.validating
-            super().on_exception(trainer, pl_module, exception)
+            stopped = isinstance(exception, SIGTERMException)  # on all devices at the same step
+            try:
+                if stopped or trainer.world_size == 1:
+                    super().on_exception(trainer, pl_module, exception)
+                elif trainer.is_global_zero:
+                    # An error of one device: the others are not waiting for it here.
+                    state = trainer._checkpoint_connector.dump_checkpoint()
+                    trainer.strategy.checkpoint_io.save_checkpoint(state, str(self.path))
+            except DiskFullError as full:
+                if stopped:
+                    raise
+                rank_zero_warn(str(full))  # the error that came first is the one to tell
         self._training = False
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from glow.training.storage import told_when_full
+from glow.training.storage import replace, told_when_full
 
 
 class AppendingCSVLogger(CSVLogger):
@@ -30,12 +30,16 @@ class AppendingCSVLogger(CSVLogger):
         if self._experiment is not None:
             return self._experiment
         path = Path(self.log_dir) / "metrics.csv"
-        before = path.read_bytes() if path.is_file() else b""
+        aside = path.with_name("metrics.csv.before")  # of a process that was killed here
+        if path.is_file():
+            path.replace(aside)
+        before = aside.read_bytes() if aside.is_file() else b""
         before = before[: before.rfind(b"\n") + 1]  # without a row that was cut off
         writer: Any = super().experiment
         if before:
-            path.write_bytes(before)
+            replace(path, before)
             writer.metrics_keys = next(csv.reader([before.decode().splitlines()[0]]))
+        aside.unlink(missing_ok=True)
         return writer
 
     @rank_zero_only

@@ -123,6 +123,12 @@ class FlowModule(L.LightningModule):
         self._parts = []
         if self.trainer.global_rank > 0:
             self.train_mean.reset()
+        step = self.trainer.global_step
+        same = self.trainer.strategy.broadcast(step) == step
+        if not self.trainer.strategy.reduce_boolean_decision(same, all=True):
+            raise UsageError(
+                "the processes continue different checkpoints: is output_dir the same folder on every node?"
+            )
 
     def on_train_epoch_start(self) -> None:
         """A new mean; not called when an epoch is resumed."""

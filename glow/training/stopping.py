@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -23,8 +24,12 @@ class StopGracefully(L.Callback):
     ``received`` is the signal that this process got, if it got one.
     """
 
+    ECHO = 2.0
+    """Seconds in which another signal is the same one: torchrun and Slurm pass theirs on to who has it already."""
+
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._since = 0.0
         self._stopping = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -32,13 +37,19 @@ class StopGracefully(L.Callback):
         """Take over the signals."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            self.received = signal.Signals(number)
+            if self.received is not None:
+                if time.monotonic() - self._since < self.ECHO:
+                    return
+                signal.signal(
+                    number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                )
+                signal.raise_signal(number)
+            self.received, self._since = signal.Signals(number), time.monotonic()
             if trainer.is_global_zero:
                 print(f"\n{self.received.name}: stopping after this step (again to stop at once)", flush=True)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
+        if trainer.received_sigterm:  # by Lightning's handler, while the training was made ready
+            self.received, self._since = signal.SIGTERM, time.monotonic()
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, handle)
 

@@ -46,12 +46,12 @@ def replace(path: Path, content: bytes | memoryview, previous: Path | None = Non
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:
+        except Exception:
             with suppress(OSError):
                 new.unlink()
             raise
         if previous is not None and path.is_file():
-            path.replace(previous)
+            _second_name(path, previous)
         new.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -60,12 +60,31 @@ def replace(path: Path, content: bytes | memoryview, previous: Path | None = Non
             os.close(folder)
 
 
+def _second_name(path: Path, name: Path) -> None:
+    """So that ``path`` is there all the time; file systems without links have a moment with ``name`` alone."""
+    link = name.with_name(f"{name.name}.new")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+    except OSError:
+        path.replace(name)
+    else:
+        link.replace(name)
+        link.unlink(missing_ok=True)  # renaming to another name of the same file does nothing
+
+
 @contextmanager
 def told_when_full(path: Path) -> Iterator[None]:
-    """Name the file that a full disk, or a used-up quota, cuts short."""
+    """Name the file or folder that a full disk, or a used-up quota, cuts short, whatever a library makes of it."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFullError(f"{path} could not be written: {(error.strerror or '').lower()}") from error
+    except DiskFullError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                said = (cause.strerror or "").lower()
+                raise DiskFullError(f"{cause.filename or path} could not be written: {said}") from error
+            cause = cause.__cause__ or cause.__context__
+        raise

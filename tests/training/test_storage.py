@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter as ExperimentWriter
 
-from glow.errors import DiskFullError, UsageError
+from glow.errors import DiskFullError, UnreadableError, UsageError
 from glow.saved import read
 from glow.training import LastCheckpoint
 from glow.training.loggers import AppendingCSVLogger
@@ -20,7 +20,7 @@ from glow.training.storage import DurableCheckpointIO, replace, told_when_full
 
 
 class Killed(BaseException):
-    """As if the process ended here."""
+    """As if the process ended here: nothing catches it."""
 
 
 def checkpoint(step: int) -> dict[str, object]:
@@ -38,11 +38,11 @@ def step_of(folder: Path) -> int:
     return read(newest).steps
 
 
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", range(5))
 def test_a_write_that_is_killed_leaves_a_whole_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    """At each call to the system: the data reach the disk, two names change, the names reach the disk."""
+    """Before the data reach the disk, before the old and the new file get their names, before the names reach the disk."""
     save(tmp_path, 1)
     save(tmp_path, 2)
     calls = 0
@@ -66,6 +66,8 @@ def test_a_write_that_is_killed_leaves_a_whole_checkpoint(
         else:
             save(tmp_path, 3)
             assert calls == 4
+    assert (tmp_path / "last.ckpt").is_file()
+    assert (tmp_path / "last.ckpt.new").is_file() == (moment < 3)
     assert step_of(tmp_path) == (2 if moment < 3 else 3)
     save(tmp_path, 4)
     assert step_of(tmp_path) == 4
@@ -172,3 +174,29 @@ def test_a_log_that_finds_no_space_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(ExperimentWriter, "save", full)
     with pytest.raises(DiskFullError, match=r"metrics.csv could not be written: no space left on device"):
         logger.save()
+
+
+def test_without_links_there_is_always_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    assert [read(tmp_path / f"{n}.ckpt").steps for n in ("last", "previous")] == [3, 2]
+
+
+def test_a_disk_that_refuses_for_the_moment_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def stale(*args: object, **options: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zipfile.ZipFile", stale)
+        with pytest.raises(UnreadableError, match="last.ckpt cannot be read now: Stale file handle"):
+            LastCheckpoint(str(tmp_path)).newest_whole()
+    assert step_of(tmp_path) == 2
