@@ -14,12 +14,19 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from glow.errors import TrainingError, UsageError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+
+HYDRA = (
+    "hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging", "hydra.run.dir", "hydra.sweep.subdir",
+    "hydra.output_subdir", "hydra.job.env_set", "hydra.job.env_copy", "hydra.job.chdir",
+)  # fmt: skip
+"""What Hydra obeys before a command begins: code that it runs, files that it writes, variables that it sets."""
 
 # Lightning's advice that does not hold here, by the beginning of its words.
 NOISE = (
@@ -83,11 +90,55 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
             fail(f"there is not enough memory ({error}): take smaller numbers", 1)
 
     try:
+        refuse_hydra(config_name, sys.argv[1:])
+    except UsageError as error:
+        fail(str(error), 2)
+    try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(told)()
     except Exception as error:
         if composed:
             raise
         fail(" ".join(explain(error, config_name, sys.argv[1:]).split()), 2)
+
+
+def refuse_hydra(config_name: str, arguments: Sequence[str]) -> None:
+    """Refuse what makes Hydra itself run code or write files before a command begins, from a stranger's file above all.
+
+    Raises:
+        UsageError: the configuration has another node of ``HYDRA`` than ours.
+    """
+    given = [a for a in arguments if not a.startswith("-")]
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, _, value = flag.partition("=")
+        if name in ("--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun"):
+            raise UsageError(f"{name} is not accepted: --config-dir adds a folder of your own configurations")
+        if name in ("--config-dir", "-cd"):
+            given = [a for a in given if a != following or value]
+            given.append(f"hydra.searchpath=[{value or following}]")
+    try:
+        parsed = OverridesParser.create().parse_overrides(given)
+    except Exception:
+        return  # Hydra will say the same
+    plain = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    sweeps = [
+        (o.get_key_element(), v) for o in parsed if o.is_sweep_override() for v in o.sweep_string_iterator()
+    ]
+    composed = []
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        ours = hydra.compose(config_name, return_hydra_config=True)
+        for overrides in (plain, *([*plain, f"{key}={value}"] for key, value in sweeps)):
+            with contextlib.suppress(Exception):  # Hydra will say the same
+                composed.append(hydra.compose(config_name, overrides, return_hydra_config=True))
+    for cfg in composed:
+        for key in HYDRA:
+            there, here = (
+                OmegaConf.to_container(OmegaConf.create({"x": OmegaConf.select(c.copy(), key)}))
+                for c in (cfg, ours)
+            )
+            if there != here:
+                raise UsageError(
+                    f"{key} is not accepted: output_dir, name and logger say what is written, and Hydra runs nothing of its own"
+                )
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:

@@ -44,7 +44,7 @@ def test_stopped_at_twenty_random_moments(tmp_path: Path) -> None:
     source, env = random.Random(0), os.environ | {"OMP_NUM_THREADS": "1"}
     settings = [
         *TINY,
-        "trainer.max_epochs=60",
+        "trainer.max_epochs=200",
         "callbacks.progress.every_seconds=0",
         f"output_dir={tmp_path}",
     ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from glow.commands.cli import compose
+from glow.commands.cli import compose, refuse_hydra
 from glow.commands.evaluate import evaluate
 from glow.commands.sample import sample
 from glow.commands.targets import check_targets
@@ -125,3 +126,35 @@ def test_a_checkpoint_whose_data_is_other_code(tiny_run: Path, tmp_path: Path, t
     torch.save(content, tmp_path / "stranger.ckpt")
     with pytest.raises(UsageError, match=f"dataset._target_='{target}' is not one of glow.data.Digits"):
         evaluate(compose("evaluate", [f"ckpt={tmp_path}/stranger.ckpt", f"out={tmp_path}/out", "device=cpu"]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["+hydra.callbacks.x._target_=os.system"],
+        ["hydra.run.dir=/etc"],
+        ["hydra.output_subdir=x"],
+        ["+hydra.job.env_set.LD_PRELOAD=x"],
+        ["hydra.job_logging.handlers.console.class=logging.FileHandler"],
+        ["--config-dir", "FOLDER", "experiment=stranger"],
+        ["--config-dir=FOLDER", "-m", "experiment=null,stranger"],
+        ["--experimental-rerun", "x.pickle"],
+        ["-cn", "sample"],
+    ],
+    ids=" ".join,
+)
+def test_hydra_runs_and_writes_nothing_of_its_own(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    copy = {"_target_": "shutil.copy", "src": "/etc/hostname", "dst": str(tmp_path / "copied")}
+    OmegaConf.save({"hydra": {"callbacks": {"x": copy}}}, tmp_path / "experiment/stranger.yaml")
+    file = tmp_path / "experiment/stranger.yaml"
+    file.write_text("# @package _global_\n" + file.read_text())
+    with pytest.raises(UsageError, match="is not accepted"):
+        refuse_hydra("train", [a.replace("FOLDER", str(tmp_path)) for a in arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["-m", "model.layers=2,4", "dataset=two_moons"], ["--help"], ["seed=1"]]
+)
+def test_other_command_lines_are_hydras(arguments: list[str]) -> None:
+    refuse_hydra("train", arguments)
