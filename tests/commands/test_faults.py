@@ -52,8 +52,9 @@ def test_stopped_at_twenty_random_moments(tmp_path: Path) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(CONF.parent / "train.py"), f"name={name}", *settings]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=tmp_path
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+        )  # fmt: skip
 
     whole = start("whole")
     assert "done:" in whole.communicate()[0]
