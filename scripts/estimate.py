@@ -15,7 +15,7 @@ An estimate, not a measurement. The configuration is composed as train.py does i
     hours       steps x step. Validation, checkpoints, loading and the slowest GPU of many are not in it
     memory      weights, gradients, DDP's copy of the gradients (n > 1), optimizer, averaged weights, and activations per image, which are
                 measured here on the CPU (or --activations-mb): the difference between two batches, as in docs/performance.md
-    last.ckpt   weights, averaged weights, optimizer; best.ckpt is as large
+    checkpoint  weights, averaged weights, optimizer; four on the disk at most: last, previous, best and the one being written
 
 The global batch, dataset.batch_size, is divided by n; with --per-gpu it is n times that many images, in fewer steps (with another
 learning rate, which nobody has looked for).
@@ -42,6 +42,7 @@ from glow.training import FlowModule
 from glow.training.optimizers import build_optimizer
 
 TRAINING_IMAGES = {"digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000}
+CHECKPOINTS = 4
 GPUS = tuple(2**k for k in range(10))
 
 
@@ -191,7 +192,7 @@ def main() -> None:
     print(
         f"{cfg.model.name} on {cfg.dataset.name}, {cfg.trainer.precision}: weights {size['weights'] / 1e6:,.1f} MB, "
         f"optimizer {size['optimizer'] / 1e6:,.1f} MB, activations {size['activations'] / 1e6:,.2f} MB per image, "
-        f"last.ckpt {kept / 1e6:,.1f} MB"
+        f"a checkpoint {kept / 1e6:,.1f} MB, {CHECKPOINTS} at most: {CHECKPOINTS * kept / 1e6:,.1f} MB"
     )
     print(
         f"assumed: {args.images_per_s:,g} images/s on one GPU, {args.fixed_ms:g} ms of a step fixed; {args.inside_gb_s:g} GB/s inside a "

@@ -1,13 +1,16 @@
 #!/bin/bash
 # Two hosts on one machine: two network namespaces joined by a cable (a veth pair), each a node of torchrun, with gloo.
 # Kills one host in the middle of training (its agent and its worker, kill -9), starts it again, and checks that training
-# went on from the last checkpoint to its end. As root, with iproute2:
+# went on from the last checkpoint to its end, with the weights of two processes that nobody interrupted. As root, with iproute2:
 #
 #   PYTHON=.venv/bin/python scripts/two_hosts.sh
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
 dir=$(mktemp -d /tmp/glow-hosts.XXXX)
+export OMP_NUM_THREADS=1 PYTHONPATH=$PWD
+settings=(trainer.accelerator=cpu model.depth=1 model.width=8 callbacks.pictures=null trainer.max_epochs=60 dataset.batch_size=128
+    callbacks.progress.every_seconds=0 callbacks.estimate=null)
 
 down() {
     for host in glow1 glow2; do
@@ -30,12 +33,10 @@ done
 # The first host has the rendezvous: is_host and --local-addr say so because both have the same name. The variable: docs/cluster.md.
 host() {
     ip netns exec "glow$1" env GLOO_SOCKET_IFNAME="veth$1" TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
-        OMP_NUM_THREADS=1 PYTHONPATH="$PWD" "$PYTHON" -m torch.distributed.run \
+        "$PYTHON" -m torch.distributed.run \
         --nnodes=2 --nproc-per-node=1 --max-restarts=3 --local-addr="10.77.0.$1" \
         --rdzv-backend=c10d --rdzv-endpoint=10.77.0.1:29400 --rdzv-id=two_hosts --rdzv-conf="is_host=$((2 - $1))" \
-        train.py trainer.accelerator=cpu trainer.devices=1 trainer.num_nodes=2 "output_dir=$dir/run" resume=false \
-        model.depth=1 model.width=8 callbacks.pictures=null trainer.max_epochs=60 dataset.batch_size=128 \
-        callbacks.progress.every_seconds=0 callbacks.estimate=null >>"$dir/host$1.log" 2>&1 &
+        train.py trainer.devices=1 trainer.num_nodes=2 "output_dir=$dir/run" resume=false "${settings[@]}" >>"$dir/host$1.log" 2>&1 &
 }
 say() { echo "$(printf %3d $SECONDS) s  $*"; }
 wait_for() { # SECONDS PATTERN
@@ -61,4 +62,13 @@ wait
 say "$(grep '^done' "$dir/host1.log")"
 say "$(grep '^test' "$dir/host1.log")"
 [ "$(ls "$dir/run")" = digits-glow_small ] || { say "FAILED: folders: $(ls "$dir/run")"; exit 1; }
+"$PYTHON" train.py trainer.devices=2 "output_dir=$dir/whole" "${settings[@]}" >"$dir/whole.log" 2>&1
+"$PYTHON" - "$dir"/{run,whole}/digits-glow_small/checkpoints/last.ckpt <<'END' || { say "FAILED: the weights differ"; exit 1; }
+import sys
+import torch
+
+a, b = (torch.load(file, weights_only=True)["state_dict"] for file in sys.argv[1:])
+sys.exit(a.keys() != b.keys() or not all(torch.equal(a[k], b[k]) for k in a if torch.is_tensor(a[k])))
+END
+say "weights equal to those of two processes on one host, uninterrupted"
 say OK

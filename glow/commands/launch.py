@@ -8,12 +8,17 @@ from uuid import uuid4
 
 from torch.distributed import TCPStore
 
+from glow.errors import UsageError
+
 
 def launch() -> tuple[str | None, int]:
     """The name of the launch that started this process, and the process's rank.
 
     The name is the same in all processes, on all nodes, and after a restart: of the workers by torchrun, of the job by
     Slurm. It is None, and the rank the local one, where nobody but Lightning starts processes.
+
+    Raises:
+        UsageError: torchrun gave the launch no name of its own.
     """
     env = os.environ
     torchrun = "TORCHELASTIC_RUN_ID" in env
@@ -27,9 +32,15 @@ def launch() -> tuple[str | None, int]:
 
 def _of_torchrun() -> str:
     # --rdzv-id is not enough: without one it is "none", and people give the same one every time. The store of the
-    # agent lives as long as the launch, restarts of its workers included.
+    # agent lives as long as the launch, restarts of its workers included. Without that store the id must do.
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return os.environ["TORCHELASTIC_RUN_ID"]
+        name = os.environ["TORCHELASTIC_RUN_ID"]
+        if name == "none":
+            raise UsageError(
+                "resume=false with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 needs torchrun --rdzv-id=ID, new for every launch: "
+                "without one, all launches would go on in the folder of the first"
+            )
+        return name
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     return store.compare_set("glow/launch", "", uuid4().hex).decode()
 

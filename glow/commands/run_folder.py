@@ -106,17 +106,20 @@ def _folder_of(name: str, rank: int, base: Path) -> Path:
     """The folder that bears this launch's name; rank 0 makes it, the others wait for it."""
     until = time.monotonic() + WAIT
     while time.monotonic() < until:
-        for folder in _numbered(base):
-            if not folder.exists():
-                break
-            if (file := folder / LAUNCH).is_file() and file.read_text() == name:
-                return folder
-        if rank == 0:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):  # another launch was faster
-                folder.mkdir()
-                (folder / LAUNCH).write_text(name)
-        else:
+        try:
+            for folder in _numbered(base):
+                if not folder.exists():
+                    break
+                if (file := folder / LAUNCH).is_file() and file.read_text() == name:
+                    return folder
+            if rank == 0:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # another launch was faster
+                    folder.mkdir()
+                    (folder / LAUNCH).write_text(name)
+        except OSError as error:
+            raise UsageError(f"output_dir={base.parent}: cannot write {folder} ({error})") from error
+        if rank != 0:
             time.sleep(0.2)
     raise UsageError(
         f"output_dir={base.parent}: process {rank} waited {WAIT} s for process 0 to make a folder there; "

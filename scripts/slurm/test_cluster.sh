@@ -1,12 +1,14 @@
 #!/bin/bash
 # train.sbatch on a real Slurm: starts a cluster of one node on this machine, lets a job run into its time limit and
-# preempts another one, checks that both went on and ended as if nothing had happened, and takes the cluster down.
+# preempts another one, checks that both went on and ended as if nothing had happened and that a job which fails is not
+# requeued, and takes the cluster down. EPOCHS is how long the first job trains: longer than one start of it, 30 to 60 s.
 #
 #   apt-get install -y slurm-wlm munge      # as root
 #   PYTHON=.venv/bin/python scripts/slurm/test_cluster.sh
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
+EPOCHS=${EPOCHS:-400}
 export PYTHON PYTHONPATH=$PWD OMP_NUM_THREADS=1
 dir=$(mktemp -d /tmp/glow-slurm.XXXX)
 export SLURM_CONF=$dir/slurm.conf
@@ -24,7 +26,7 @@ trap down EXIT
 trap 'exit 1' INT TERM
 
 # Slurm waits as long as a credential is valid before it starts a requeued job again (two minutes by default).
-# Four CPUs are configured whatever there are, so that the jobs run beside one another.
+# Five CPUs are configured whatever there are, so that the jobs run beside one another.
 cat > "$SLURM_CONF" <<END
 ClusterName=test
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -44,7 +46,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 JobRequeue=1
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=UNKNOWN
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=5 RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes=$(hostname -s) Default=YES MaxTime=INFINITE State=UP
 END
 su -s /bin/bash munge -c '/usr/sbin/munged --force'
@@ -72,7 +74,7 @@ wait_for() { # SECONDS COMMAND...
 queue_is_empty() { [ -z "$(squeue --noheader)" ]; }
 
 # With one task the signal before the time limit; Slurm counts in minutes and may send it up to a minute early.
-timed=$(job timed 1 "--time=3 --signal=USR1@90" "trainer.max_epochs=${EPOCHS:-300}")
+job timed 1 "--time=2 --signal=B:USR1@60" "trainer.max_epochs=$EPOCHS" >/dev/null
 # With two tasks a preemption, and a new folder each time: the requeued job must go on in its own.
 mkdir -p "$dir/run/preempted"
 preempted=$(job preempted 2 --time=60 trainer.max_epochs=60 resume=false)
@@ -90,10 +92,19 @@ for name in timed preempted; do
 done
 [ "$(cd "$dir/run" && echo *)" = "preempted preempted-2 timed" ] || { echo "FAILED: folders"; ls "$dir/run"; exit 1; }
 
-# The same without interruption.
-job timed_whole 1 --time=60 "trainer.max_epochs=${EPOCHS:-300}" >/dev/null
+# A wrong setting: one task exits with 2, which makes srun end the other one by SIGTERM.
+failed=$(job failed 2 --time=60 dataset.batch_size=33)
+# The same as above without interruption.
+job timed_whole 1 --time=60 "trainer.max_epochs=$EPOCHS" >/dev/null
 job preempted_whole 2 --time=60 trainer.max_epochs=60 >/dev/null
 wait_for 600 test -f "$dir/run/timed_whole/results.json" -a -f "$dir/run/preempted_whole/results.json"
+wait_for 60 queue_is_empty
+echo "--- failed.log"
+grep -Ev '^warning|^  ' "$dir/failed.log"
+grep -q "ended with status" "$dir/failed.log" || { echo "FAILED: the wrong setting did not end the job"; exit 1; }
+state=$(scontrol show job "$failed" | grep -oE 'JobState=\w+|Restarts=\w+' | xargs)
+echo "$state"
+[ "$state" = "JobState=FAILED Restarts=0" ] || { echo "FAILED: the wrong setting was requeued"; exit 1; }
 "$PYTHON" - "$dir/run" timed timed_whole preempted-2 preempted_whole <<'END'
 import json, sys
 from pathlib import Path

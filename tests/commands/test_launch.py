@@ -34,6 +34,9 @@ def test_names_of_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     assert launch() == ("x", 9)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's default: the same for every launch
+    with pytest.raises(UsageError, match="--rdzv-id"):
+        launch()
 
 
 def test_all_processes_agree_and_a_restart_comes_back(tmp_path: Path) -> None:
@@ -55,6 +58,11 @@ def test_who_cannot_agree_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(run_folder, "WAIT", 0.3)
     with pytest.raises(UsageError, match="process 1 waited .* is it the same folder on every node"):
         run_folder._folder_of("a", 1, tmp_path / "run")
+    (tmp_path / "file").touch()
+    for rank in (0, 1):
+        monkeypatch.setattr(run_folder, "WAIT", 300 if rank == 0 else 0.3)
+        with pytest.raises(UsageError, match=f"output_dir={tmp_path}/file: "):
+            run_folder._folder_of("a", rank, tmp_path / "file" / "run")
     for key in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"):
         monkeypatch.delenv(key, raising=False)
     cfg = compose("train", ["resume=false", "trainer.num_nodes=2", f"output_dir={tmp_path}"])

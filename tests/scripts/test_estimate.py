@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 
@@ -43,6 +44,8 @@ def test_table(estimate: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert rows[1][:5] == ["1", "1", "64", "2,100", "640.0"]
     assert rows[1][7] == f"{2100 * 0.64 / 3600:.2f}"
     assert rows[4][:5] == ["8", "1", "8", "2,100", "80.0"]
+    one, all_of_them = re.search(r"a checkpoint ([\d.]+) MB, 4 at most: ([\d.]+) MB", said).groups()
+    assert float(all_of_them) == pytest.approx(4 * float(one), abs=0.3)  # both are rounded
     assert rows[-1][2] == "64 does not divide"
     run(estimate, monkeypatch, "--images-per-s", "100", "--per-gpu", "4", "--activations-mb", "2", *tiny)
     said = capsys.readouterr().out
