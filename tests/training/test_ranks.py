@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from glow.errors import UsageError
 
 SHORT = ("callbacks.pictures=null", "callbacks.estimate=null", "trainer.max_epochs=2", "trainer.max_steps=-1")
 IMAGES = (
@@ -60,3 +64,20 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     )[0]["losses"]
     means = [(a + b) / 2 for a, b in zip(accumulated[::2], accumulated[1::2], strict=True)]
     assert means == pytest.approx(whole["losses"], rel=0, abs=1e-8)
+
+
+def test_processes_that_continue_different_checkpoints_are_stopped(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ahead(self: SingleDeviceStrategy, obj: Any, src: int = 0) -> Any:
+        return obj + 1 if type(obj) is int else obj  # the first process has done a step more
+
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", ahead)
+    with pytest.raises(UsageError, match="is output_dir the same folder on every node"):
+        run(
+            "debug=fast",
+            "model.depth=1",
+            "model.width=4",
+            "callbacks.pictures=null",
+            "callbacks.estimate=null",
+        )
