@@ -17,7 +17,7 @@ from torch import Tensor
 from glow.commands.cli import compose, explain
 from glow.data import ArrayData, build_data
 from glow.data.base import Arrays, Split
-from glow.data.image_folder import pictures_below, read_picture
+from glow.data.picture_files import pictures_below, read_picture
 from glow.density import Density
 from glow.errors import UsageError, check_choice, check_positive, nearest
 from glow.saved import Saved, find, read

@@ -12,7 +12,7 @@ from PIL import Image
 
 from glow.data import Digits, ImageFolder, TorchvisionData, Toy
 from glow.data.augment import random_shift
-from glow.data.image_folder import read_picture
+from glow.data.picture_files import read_picture
 from glow.errors import UsageError
 
 DIGITS = {"name": "digits", "shape": [1, 8, 8], "batch_size": 64}
