@@ -34,8 +34,9 @@ from omegaconf import DictConfig, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from benchmark import peak_memory, print_table
+from benchmark import print_table
 from contenders import Contender
+from memory_use import peak_memory
 
 from glow.commands.cli import compose
 from glow.training import FlowModule
