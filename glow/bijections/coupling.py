@@ -6,7 +6,6 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glow.bijections.base import Bijection, no_log_det, sum_event
 from glow.bijections.elementwise import Spline, tanh_log_scale
@@ -166,9 +165,11 @@ class SplineCoupling(Coupling):
 
 
 def sigmoid_scale(raw: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
-    r"""The scale :math:`s = m + (1 - m) \, \sigma(h + 2)` and its logarithm."""
-    if min_scale == 0:
-        log_scale = F.logsigmoid(raw + SHARPNESS)
-        return log_scale.exp(), log_scale
-    scale = min_scale + (1 - min_scale) * torch.sigmoid(raw + SHARPNESS)
-    return scale, scale.log()
+    r"""The scale :math:`s = m + (1 - m) \, \sigma(h + 2)` and its logarithm, not below that of the smallest normal number.
+
+    Not by ``logsigmoid``, whose ``log1p`` is ten times slower than all this in some processes on AVX-512 machines.
+    """
+    scale = torch.sigmoid(raw + SHARPNESS)
+    if min_scale:
+        scale = min_scale + (1 - min_scale) * scale
+    return scale, scale.clamp_min(torch.finfo(scale.dtype).tiny).log()

@@ -7,7 +7,7 @@ numbers (``tests/bijections/test_level.py`` holds the two together) with a fract
 - ActNorm and the 1x1 convolution are one product: :math:`z = W (e^{s} (x + b)) = W' x + b'`.
 - The first 3x3 convolution of a coupling network has few input channels, the last one few output
   channels. On a GPU the first is a matrix product on the columns of 3x3 neighbourhoods, the last the transpose of
-  one; on a CPU, where convolutions are as fast, only the derivative of the last is.
+  one; on a CPU convolutions are faster.
 - The affine coupling writes its half in place.
 - The backward pass keeps what it needs of every step, or computes it again from less (``KEEP``); it then
   evaluates each network once, and inverts a step from its exact output (Gomez et al. 2017, algorithm 1).
@@ -28,13 +28,13 @@ from glow.bijections.base import exact
 from glow.bijections.coupling import sigmoid_scale
 from glow.bijections.products import (
     Space,
-    columns,
     first_layer,
     first_layer_backward,
-    kernels_of,
+    last_layer,
+    last_layer_backward,
     linear,
+    linear_backward,
     relu_backward,
-    transposed_columns,
 )
 
 KEEP = {"none": 1, "step": 2, "reversible": 0}
@@ -55,7 +55,7 @@ class Steps(NamedTuple):
     b1: Tensor  # (K, width)
     w2: Tensor  # (K, width, width)
     b2: Tensor  # (K, width)
-    w3: Tensor  # (K, width, padded(9 O)), see transposed_columns
+    w3: Tensor  # (K, ...), see last_weight
     b3: Tensor  # (K, O), in the dtype of the activations
 
     def step(self, k: int) -> Steps:
@@ -77,15 +77,15 @@ class Hidden(NamedTuple):
 
 
 def network(
-    x1: Tensor, p: Steps, kernel: Tensor, space: Space, min_scale: float | None
+    x1: Tensor, p: Steps, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor | None, Hidden]:
     """The coupling's shift and log-scale (N, C - c) for the conditioning half (N, c).
 
-    ``kernel`` is that of ``p.w3``; ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
+    ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
     """
     a1 = first_layer(x1, p.w1, p.b1, space)
     a2 = linear(a1, p.w2, p.b2, relu=True)
-    h = transposed_columns(a2, kernel, space, p.b3.shape[0]) + p.b3
+    h = last_layer(a2, p.w3, p.b3, space)
     if min_scale is None:
         return h, None, Hidden(a1, a2, None)
     shift, raw = h.chunk(2, dim=1)
@@ -94,12 +94,12 @@ def network(
 
 
 def forward_step(
-    x: Tensor, total: Tensor, p: Steps, kernel: Tensor, space: Space, min_scale: float | None
+    x: Tensor, total: Tensor, p: Steps, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor, Hidden]:
     """One step: x (N, C) -> z (N, C), ``total`` (N, C - c) plus the log-scales, and what backward needs."""
     z = torch.addmm(p.bias, x, p.matrix.T)
     x1, x2 = z.tensor_split([p.first], dim=1)
-    shift, log_scale, hidden = network(x1, p, kernel, space, min_scale)
+    shift, log_scale, hidden = network(x1, p, space, min_scale)
     x2 += shift
     if hidden.scale is not None and log_scale is not None:
         x2 *= hidden.scale
@@ -108,10 +108,10 @@ def forward_step(
 
 
 def inverse_step(
-    z: Tensor, total: Tensor, p: Steps, kernel: Tensor, inverse: Tensor, space: Space, min_scale: float | None
+    z: Tensor, total: Tensor, p: Steps, inverse: Tensor, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor]:
     """One step back: z (N, C) -> x (N, C), and ``total`` (N, C - c) minus the log-scales."""
-    shift, log_scale, hidden = network(z[:, : p.first], p, kernel, space, min_scale)
+    shift, log_scale, hidden = network(z[:, : p.first], p, space, min_scale)
     if log_scale is not None:
         total = total - log_scale
     return undo(z, shift, hidden.scale, p, inverse), total
@@ -130,7 +130,6 @@ def backward_step(
     z: Tensor,
     hidden: Hidden | None,
     p: Steps,
-    kernel: Tensor | None,
     inverse: Tensor | None,
     space: Space,
     min_scale: float | None,
@@ -144,7 +143,6 @@ def backward_step(
         z: the step's output (N, C).
         hidden: what ``forward_step`` returned, or None to evaluate the network again.
         p: the step's parameters.
-        kernel: that of ``p.w3``, when ``hidden`` is None.
         inverse: of ``p.matrix``, when x is None.
         space: see ``Space``.
         min_scale: see ``network``.
@@ -154,8 +152,7 @@ def backward_step(
     """
     z1, z2 = z.tensor_split([p.first], dim=1)
     if hidden is None:
-        assert kernel is not None
-        shift, _, hidden = network(z1, p, kernel, space, min_scale)
+        shift, _, hidden = network(z1, p, space, min_scale)
         if x is None:
             assert inverse is not None
             x = undo(z, shift, hidden.scale, p, inverse)
@@ -169,22 +166,11 @@ def backward_step(
         g_raw = (g2 * z2 + g_total) * slope
         g2 *= scale
         g_h = [g2, g_raw]
-    g_columns = columns(*g_h, space=space, dtype=a2.dtype)
-    g_a2 = relu_backward(linear(g_columns, p.w3), a2)
-    g_a1 = relu_backward(linear(g_a2, p.w2.T), a1)
-    g_x1, g_w1, g_b1 = first_layer_backward(g_a1, z1, p.w1, space)
+    g_a2, g_w3, g_b3 = last_layer_backward(*g_h, x=a2, weight=p.w3, space=space)
+    g_a1, g_w2, g_b2 = linear_backward(relu_backward(g_a2, a2), a1, p.w2)
+    g_x1, g_w1, g_b1 = first_layer_backward(relu_backward(g_a1, a1), z1, p.w1, space)
     g1 += g_x1
-    outputs = p.b3.shape[0]
-    gradients = Steps(
-        matrix=g.T @ x,
-        bias=g.sum(0),
-        w1=g_w1,
-        b1=g_b1,
-        w2=g_a2.T @ a1,
-        b2=g_a2.sum(0),
-        w3=a2.T @ g_columns,
-        b3=g_columns[:, 4 * outputs : 5 * outputs].sum(0, dtype=g.dtype),  # the middle of the neighbourhood
-    )
+    gradients = Steps(g.T @ x, g.sum(0), g_w1, g_b1, g_w2, g_b2, g_w3, g_b3.to(g.dtype))
     return g @ p.matrix, x, gradients
 
 
@@ -215,18 +201,18 @@ def forward_steps(
     space, min_scale, recompute, kernels = settings
     every = KEEP[recompute]
     total = x.new_zeros(len(x), x.shape[1] - steps.first)
-    kernel = kernels_of(steps.w3, steps.b3.shape[1])
     inputs: list[Tensor] = []
     hiddens: list[Tensor] = []
     smallest: list[Tensor] = []
     for k in range(len(steps.matrix)):
         if keep and every and k % every == 0:
             inputs.append(x)
-        x, total, hidden = kernels.forward(x, total, steps.step(k), kernel[k], space, min_scale)
+        x, total, hidden = kernels.forward(x, total, steps.step(k), space, min_scale)
         if keep and recompute == "none":
             hiddens += [t for t in hidden if t is not None]
         if watch and hidden.scale is not None:
             smallest.append(hidden.scale.amin())
+        del hidden  # or else the next step's layers could not take its memory, which is in the cache
     return x, total, torch.stack(smallest).amin() if smallest else None, [*inputs, *hiddens]
 
 
@@ -245,7 +231,6 @@ def backward_steps(
     n_inputs = len(range(0, depth, every)) if every else 0
     inputs, hiddens = kept[:n_inputs], kept[n_inputs:]
     each = len(hiddens) // depth
-    turned = None if each else kernels_of(steps.w3, steps.b3.shape[1])
     gradients: list[Steps] = []
     g = g.clone()
     for k in reversed(range(depth)):
@@ -254,11 +239,8 @@ def backward_steps(
         if each:
             a1, a2, *scale = hiddens[each * k : each * (k + 1)]
             hidden = Hidden(a1, a2, scale[0] if scale else None)
-        kernel = turned[k] if turned is not None else None
         inverse = inverses[k] if inverses is not None and x is None else None
-        g, z, gradient = kernels.backward(
-            g, g_total, x, z, hidden, steps.step(k), kernel, inverse, space, min_scale
-        )
+        g, z, gradient = kernels.backward(g, g_total, x, z, hidden, steps.step(k), inverse, space, min_scale)
         gradients.append(gradient)
     return [g, *(torch.stack(t[::-1]) for t in zip(*gradients, strict=True))]
 

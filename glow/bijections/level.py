@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
 from glow.bijections.base import Bijection, Shape, exact, sum_event
@@ -17,7 +16,7 @@ from glow.bijections.composition import Composition
 from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from glow.bijections.fused import KEEP, FusedSteps, Kernels, Settings, Steps, inverse_of
 from glow.bijections.linear import InvertibleConv1x1, Permutation
-from glow.bijections.products import first_weight, kernels_of, padded
+from glow.bijections.products import first_weight, last_weight
 from glow.bijections.squeeze import Squeeze
 from glow.errors import UsageError, check_choice
 
@@ -132,11 +131,11 @@ class GlowLevel(Bijection):
         rows = z.permute(0, 2, 3, 1).reshape(-1, c)
         log_scales = rows.new_zeros(len(rows), c - steps.first)
         with exact(z.device):
-            inverses, kernels = self._inverses(steps.matrix), kernels_of(steps.w3, steps.b3.shape[1])
+            inverses = self._inverses(steps.matrix)
             step_back = self._kernels_for("inverse", z).inverse
             for k in reversed(range(self.depth)):
                 rows, log_scales = step_back(
-                    rows, log_scales, steps.step(k), kernels[k], inverses[k], (b, h, w), self._min_scale
+                    rows, log_scales, steps.step(k), inverses[k], (b, h, w), self._min_scale
                 )
         x, _ = self.squeeze.inverse(rows.view(b, h, w, c).permute(0, 3, 1, 2))
         return x, sum_event(log_scales.view(b, -1)) - log_det * h * w
@@ -173,9 +172,9 @@ class GlowLevel(Bijection):
             w3, b3 = last.scaled()  # (K, O, width, 3, 3), (K, O)
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
                 w3, b3 = (t.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for t in (w3, b3))
-            w3 = w3.flip(3, 4).permute(0, 2, 3, 4, 1).flatten(2)
-            w3 = F.pad(w3, (0, padded(w3.shape[2]) - w3.shape[2]))
-            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (first_weight(w1), b1, w2.flatten(2), b2, w3))
+            w1, b1, w2, b2, w3 = (
+                t.to(dtype) for t in (first_weight(w1), b1, w2.flatten(2), b2, last_weight(w3))
+            )
             return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
 
     def _inverses(self, matrix: Tensor) -> Tensor:

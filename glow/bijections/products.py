@@ -1,4 +1,4 @@
-"""Convolutions of images as rows of channels, (N, c) with N = B H W: products where these are faster."""
+"""Convolutions of images as rows of channels, (N, c) with N = B H W: matrix products where these are faster."""
 
 from __future__ import annotations
 
@@ -47,24 +47,31 @@ def as_rows(image: Tensor) -> Tensor:
 
 
 def convolves(device: torch.device) -> bool:
-    """Whether convolutions of few channels are faster there as convolutions; else they are matrix products."""
+    """Whether a coupling network is faster there as convolutions; else it is computed by matrix products."""
     return device.type == "cpu"
 
 
 def first_weight(weight: Tensor) -> Tensor:
-    """The form that ``first_layer`` takes a kernel (K, width, c, 3, 3) in: a kernel, or a matrix for ``columns`` with ones."""
-    taps = weight.permute(0, 1, 3, 4, 2)
+    """The form that ``first_layer`` takes kernels (K, width, c, 3, 3) in: kernels, or matrices for ``columns`` with ones."""
     if convolves(weight.device):
-        return taps.contiguous().permute(0, 1, 4, 2, 3)  # channels_last
-    matrix = taps.flatten(2)
+        return _channels_last(weight)
+    matrix = weight.permute(0, 1, 3, 4, 2).flatten(2)
     return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
+
+
+def last_weight(weight: Tensor) -> Tensor:
+    """The form that ``last_layer`` takes kernels (K, c, width, 3, 3) in: kernels, or matrices for ``transposed_columns``."""
+    if convolves(weight.device):
+        return _channels_last(weight)
+    matrix = weight.flip(3, 4).permute(0, 2, 3, 4, 1).flatten(2)
+    return F.pad(matrix, (0, padded(matrix.shape[2]) - matrix.shape[2]))
 
 
 def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
     """relu of a 3x3 convolution of few channels, (N, c) -> (N, width); for ``weight`` see ``first_weight``."""
     if weight.dim() == 2:
         return linear(columns(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=True)
-    return as_rows(F.conv2d(as_image(x.to(weight.dtype), space), weight, bias, padding=1).relu_())
+    return convolution(x.to(weight.dtype), weight, bias, space, relu=True)
 
 
 def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,30 +80,69 @@ def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> 
         c = x.shape[1]
         g_weight = g.T @ columns(x, space=space, dtype=g.dtype, ones=True)
         return transposed_columns(g, weight, space, c), g_weight, g_weight[:, 9 * c]
+    return convolution_backward(g, x.to(g.dtype), weight, space)
+
+
+def last_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
+    """A 3x3 convolution to few channels, (N, width) -> (N, c), in float32 at least; for ``weight`` see ``last_weight``."""
+    if weight.dim() == 2:
+        return transposed_columns(x, weight, space, len(bias)) + bias
+    if bias.dtype == x.dtype:
+        return convolution(x, weight, bias, space)
+    return convolution(x, weight, None, space) + bias
+
+
+def last_layer_backward(
+    *parts: Tensor, x: Tensor, weight: Tensor, space: Space
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of that convolution for g (N, c), given in one part or more: of x (N, width), weight and bias (c,)."""
+    if weight.dim() == 4:
+        return convolution_backward(torch.cat(parts, dim=1).to(x.dtype), x, weight, space)
+    c = sum(part.shape[1] for part in parts)
+    g_columns = columns(*parts, space=space, dtype=x.dtype)
+    g_bias = g_columns[:, 4 * c : 5 * c].sum(0, dtype=parts[0].dtype)  # the middle of the neighbourhood
+    return linear(g_columns, weight), x.T @ g_columns, g_bias
+
+
+def linear_backward(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``linear`` (without relu) for g (N, out): of x (N, in), weight (out, in) and bias (out,)."""
+    if not convolves(g.device):
+        return linear(g, weight.T), g.T @ x, g.sum(0)
+    g_x, g_weight, g_bias = convolution_backward(g, x, weight[:, :, None, None], (1, len(g), 1))
+    return g_x, g_weight.flatten(1), g_bias
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, space: Space, relu: bool = False) -> Tensor:
+    """A 3x3 convolution (N, in) -> (N, out), rectified if asked, in one kernel where there is one."""
+    image = as_image(x, space)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not mkldnn_has(x.dtype):
+        y = F.conv2d(image, weight, bias, padding=1)
+        return as_rows(y.relu() if relu else y)
+    attribute = "relu" if relu else "none"
+    one = [1, 1]
+    return as_rows(
+        torch.ops.mkldnn._convolution_pointwise(image, weight, bias, one, one, one, 1, attribute, [], None)
+    )
+
+
+def convolution_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a convolution that keeps height and width (without relu): of x (N, in), weight and bias."""
+    padding = [weight.shape[2] // 2, weight.shape[3] // 2]
     image, g_weight, g_bias = torch.ops.aten.convolution_backward(
-        as_image(g, space), as_image(x.to(g.dtype), space), weight, [len(weight)],
-        [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True],
+        as_image(g, space), as_image(x, space), weight, [len(weight)],
+        [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, True],
     )  # fmt: skip
     return as_rows(image), g_weight, g_bias
 
 
-def kernels_of(weights: Tensor, c: int) -> Tensor:
-    """What ``transposed_columns`` takes, of stacked weights (K, width, padded(9 c)).
-
-    A matrix, or the kernel of a convolution: the weights turned round, (K, c, width, 3, 3) in channels_last.
-    """
-    if not convolves(weights.device):
-        return weights
-    taps = weights[..., : 9 * c].unflatten(2, (3, 3, c)).flip(2, 3)  # (K, width, 3, 3, c)
-    return taps.permute(0, 4, 2, 3, 1).contiguous().permute(0, 1, 4, 2, 3)
+def _channels_last(kernels: Tensor) -> Tensor:
+    return kernels.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
-def transposed_columns(a: Tensor, kernel: Tensor, space: Space, c: int) -> Tensor:
-    """The transpose of ``x -> columns(x) @ weight.T``, from (N, width) to (N, c); for ``kernel`` see ``kernels_of``."""
+def transposed_columns(a: Tensor, weight: Tensor, space: Space, c: int) -> Tensor:
+    """The transpose of ``x -> columns(x) @ weight.T``: (N, width), (width, padded(9 c)) -> (N, c)."""
     b, h, w = space
-    if kernel.dim() == 4:
-        return as_rows(F.conv2d(as_image(a, space), kernel, padding=1))
-    spread = F.pad((a @ kernel).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
+    spread = F.pad((a @ weight).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
     total = a.new_zeros(b, h, w, c, dtype=torch.promote_types(a.dtype, torch.float32))
     for dy in range(3):
         for dx in range(3):
