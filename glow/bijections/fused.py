@@ -32,8 +32,8 @@ from glow.bijections.products import (
     first_layer_backward,
     last_layer,
     last_layer_backward,
-    linear,
-    linear_backward,
+    middle_layer,
+    middle_layer_backward,
     relu_backward,
 )
 
@@ -46,7 +46,7 @@ class Steps(NamedTuple):
     """The parameters of K steps on C channels, or of one of them without the leading K.
 
     The first c = C // 2 channels condition the rest. The coupling networks have ``width`` hidden channels and
-    O outputs per pixel: the shifts, then (affine couplings) the raw scales.
+    O outputs per pixel: the shifts, then (affine couplings) what the scales are the sigmoid of.
     """
 
     matrix: Tensor  # (K, C, C)
@@ -58,9 +58,9 @@ class Steps(NamedTuple):
     w3: Tensor  # (K, ...), see last_weight
     b3: Tensor  # (K, O), in the dtype of the activations
 
-    def step(self, k: int) -> Steps:
-        """The k-th."""
-        return Steps(*(t[k] for t in self))
+    def unbind(self) -> list[Steps]:
+        """Those of every step."""
+        return [Steps(*tensors) for tensors in zip(*(t.unbind() for t in self), strict=True)]
 
     @property
     def first(self) -> int:
@@ -84,7 +84,7 @@ def network(
     ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
     """
     a1 = first_layer(x1, p.w1, p.b1, space)
-    a2 = linear(a1, p.w2, p.b2, relu=True)
+    a2 = middle_layer(a1, p.w2, p.b2, space)
     h = last_layer(a2, p.w3, p.b3, space)
     if min_scale is None:
         return h, None, Hidden(a1, a2, None)
@@ -163,11 +163,11 @@ def backward_step(
         g_h = [g2]
     else:  # z2 = (x2 + shift) scale, so that dz2 / dlog(scale) = z2; slope is dlog(scale) / draw
         slope = 1 - scale if min_scale == 0 else (scale - min_scale) * (1 - scale) / ((1 - min_scale) * scale)
-        g_raw = (g2 * z2 + g_total) * slope
+        g_raw = torch.addcmul(g_total, g2, z2).mul_(slope)
         g2 *= scale
         g_h = [g2, g_raw]
     g_a2, g_w3, g_b3 = last_layer_backward(*g_h, x=a2, weight=p.w3, space=space)
-    g_a1, g_w2, g_b2 = linear_backward(relu_backward(g_a2, a2), a1, p.w2)
+    g_a1, g_w2, g_b2 = middle_layer_backward(relu_backward(g_a2, a2), a1, p.w2, space)
     g_x1, g_w1, g_b1 = first_layer_backward(relu_backward(g_a1, a1), z1, p.w1, space)
     g1 += g_x1
     gradients = Steps(g.T @ x, g.sum(0), g_w1, g_b1, g_w2, g_b2, g_w3, g_b3.to(g.dtype))
@@ -204,10 +204,10 @@ def forward_steps(
     inputs: list[Tensor] = []
     hiddens: list[Tensor] = []
     smallest: list[Tensor] = []
-    for k in range(len(steps.matrix)):
+    for k, step in enumerate(steps.unbind()):
         if keep and every and k % every == 0:
             inputs.append(x)
-        x, total, hidden = kernels.forward(x, total, steps.step(k), space, min_scale)
+        x, total, hidden = kernels.forward(x, total, step, space, min_scale)
         if keep and recompute == "none":
             hiddens += [t for t in hidden if t is not None]
         if watch and hidden.scale is not None:
@@ -233,6 +233,7 @@ def backward_steps(
     each = len(hiddens) // depth
     gradients: list[Steps] = []
     g = g.clone()
+    each_step = steps.unbind()
     for k in reversed(range(depth)):
         x = inputs[k // every] if every and k % every == 0 else None
         hidden = None
@@ -240,7 +241,7 @@ def backward_steps(
             a1, a2, *scale = hiddens[each * k : each * (k + 1)]
             hidden = Hidden(a1, a2, scale[0] if scale else None)
         inverse = inverses[k] if inverses is not None and x is None else None
-        g, z, gradient = kernels.backward(g, g_total, x, z, hidden, steps.step(k), inverse, space, min_scale)
+        g, z, gradient = kernels.backward(g, g_total, x, z, hidden, each_step[k], inverse, space, min_scale)
         gradients.append(gradient)
     return [g, *(torch.stack(t[::-1]) for t in zip(*gradients, strict=True))]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
 from glow.bijections.base import Bijection, Shape, exact, sum_event
 from glow.bijections.composition import Composition
-from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from glow.bijections.coupling import SHARPNESS, AdditiveCoupling, AffineCoupling, Coupling
 from glow.bijections.fused import KEEP, FusedSteps, Kernels, Settings, Steps, inverse_of
 from glow.bijections.linear import InvertibleConv1x1, Permutation
 from glow.bijections.products import first_weight, last_weight
@@ -133,10 +133,8 @@ class GlowLevel(Bijection):
         with exact(z.device):
             inverses = self._inverses(steps.matrix)
             step_back = self._kernels_for("inverse", z).inverse
-            for k in reversed(range(self.depth)):
-                rows, log_scales = step_back(
-                    rows, log_scales, steps.step(k), inverses[k], (b, h, w), self._min_scale
-                )
+            for p, inverse in zip(reversed(steps.unbind()), reversed(inverses.unbind()), strict=True):
+                rows, log_scales = step_back(rows, log_scales, p, inverse, (b, h, w), self._min_scale)
         x, _ = self.squeeze.inverse(rows.view(b, h, w, c).permute(0, 3, 1, 2))
         return x, sum_event(log_scales.view(b, -1)) - log_det * h * w
 
@@ -171,7 +169,8 @@ class GlowLevel(Bijection):
             w2, b2 = second.scaled()
             w3, b3 = last.scaled()  # (K, O, width, 3, 3), (K, O)
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
-                w3, b3 = (t.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for t in (w3, b3))
+                w3 = torch.cat((w3[:, 0::2], w3[:, 1::2]), dim=1)
+                b3 = torch.cat((b3[:, 0::2], b3[:, 1::2] + SHARPNESS), dim=1)
             w1, b1, w2, b2, w3 = (
                 t.to(dtype) for t in (first_weight(w1), b1, w2.flatten(2), b2, last_weight(w3))
             )

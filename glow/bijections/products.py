@@ -83,6 +83,23 @@ def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> 
     return convolution_backward(g, x.to(g.dtype), weight, space)
 
 
+def middle_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
+    """relu of a 1x1 convolution, (N, in) -> (N, out); ``weight`` is (out, in)."""
+    if convolves(x.device):
+        return convolution(x, weight[:, :, None, None], bias, space, relu=True)
+    return linear(x, weight, bias, relu=True)
+
+
+def middle_layer_backward(
+    g: Tensor, x: Tensor, weight: Tensor, space: Space
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of that convolution (without relu) for g (N, out): of x (N, in), weight and bias (out,)."""
+    if not convolves(g.device):
+        return linear(g, weight.T), g.T @ x, g.sum(0)
+    g_x, g_weight, g_bias = convolution_backward(g, x, weight[:, :, None, None], space)
+    return g_x, g_weight.flatten(1), g_bias
+
+
 def last_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
     """A 3x3 convolution to few channels, (N, width) -> (N, c), in float32 at least; for ``weight`` see ``last_weight``."""
     if weight.dim() == 2:
@@ -104,30 +121,17 @@ def last_layer_backward(
     return linear(g_columns, weight), x.T @ g_columns, g_bias
 
 
-def linear_backward(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``linear`` (without relu) for g (N, out): of x (N, in), weight (out, in) and bias (out,)."""
-    if not convolves(g.device):
-        return linear(g, weight.T), g.T @ x, g.sum(0)
-    g_x, g_weight, g_bias = convolution_backward(g, x, weight[:, :, None, None], (1, len(g), 1))
-    return g_x, g_weight.flatten(1), g_bias
-
-
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, space: Space, relu: bool = False) -> Tensor:
-    """A 3x3 convolution (N, in) -> (N, out), rectified if asked, in one kernel where there is one."""
-    image = as_image(x, space)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not mkldnn_has(x.dtype):
-        y = F.conv2d(image, weight, bias, padding=1)
-        return as_rows(y.relu() if relu else y)
-    attribute = "relu" if relu else "none"
-    one = [1, 1]
-    return as_rows(
-        torch.ops.mkldnn._convolution_pointwise(image, weight, bias, one, one, one, 1, attribute, [], None)
-    )
+    """A convolution that keeps height and width, (N, in) -> (N, out), rectified if asked."""
+    y = F.conv2d(as_image(x, space), weight, bias, padding=weight.shape[2] // 2)
+    if relu:
+        y = y.relu() if torch.is_grad_enabled() else y.relu_()
+    return as_rows(y)
 
 
 def convolution_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a convolution that keeps height and width (without relu): of x (N, in), weight and bias."""
-    padding = [weight.shape[2] // 2, weight.shape[3] // 2]
+    padding = [weight.shape[2] // 2] * 2
     image, g_weight, g_bias = torch.ops.aten.convolution_backward(
         as_image(g, space), as_image(x, space), weight, [len(weight)],
         [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, True],
@@ -152,7 +156,7 @@ def transposed_columns(a: Tensor, weight: Tensor, space: Space, c: int) -> Tenso
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """x W^T + b, rectified if asked, in the fastest single kernel there is (which autograd knows nothing of)."""
+    """x W^T + b, rectified if asked, in a single kernel where there is one (which autograd knows nothing of)."""
     if torch.is_grad_enabled():
         y = F.linear(x, weight, bias)
         return y.relu() if relu else y
@@ -164,14 +168,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    if x.device.type == "cpu" and mkldnn_has(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(
-            x, weight.contiguous(), bias, "relu" if relu else "none", [], None
-        )
     if x.device.type == "cuda" and relu and bias is not None:
         return torch._addmm_activation(bias, x, weight.T)
     y = F.linear(x, weight, bias)
     return y.relu_() if relu else y
+
+
+_one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=())  # compilers leave it alone
+_one_kernel.register_fake(lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0]))
 
 
 def mkldnn_has(dtype: torch.dtype) -> bool:
@@ -181,10 +185,6 @@ def mkldnn_has(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float32
-
-
-_one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=())  # compilers leave it alone
-_one_kernel.register_fake(lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0]))
 
 
 def relu_backward(g: Tensor, a: Tensor) -> Tensor:

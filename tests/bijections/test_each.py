@@ -18,6 +18,7 @@ from glow.bijections import (
     Squeeze,
     TopPrior,
 )
+from glow.bijections.coupling import sigmoid_scale
 from glow.errors import UsageError
 from glow.networks import MADE, MLP
 
@@ -148,6 +149,13 @@ class TestAffineCoupling:
         coupling = AffineCoupling(MLP(2, 4, 8))
         _, log_det = coupling.transform(torch.zeros(1, 2), torch.full((1, 4), -200.0))
         assert log_det.item() == pytest.approx(-396)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_the_scale_without_autograd_is_that_with_it(self, dtype: torch.dtype) -> None:
+        raw = torch.linspace(-200, 50, 1001, dtype=dtype)
+        with torch.no_grad():
+            found = sigmoid_scale(raw, 0.0)
+        torch.testing.assert_close(found, sigmoid_scale(raw, 0.0))
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
