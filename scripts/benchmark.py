@@ -139,7 +139,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = [*result["speed"], *(["memory"] if result["memory"] else [])]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout="constrained"
+    )
     for axis, panel in zip(axes[0], panels, strict=True):
         if panel == "memory":
             for name, cases in result["memory"].items():
@@ -151,7 +153,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 ylabel="MB per image at most",
                 yscale="log",
             )
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         else:
             rows = result["speed"][panel]
             colours = ["C7" if "floor" in n else "C1" if "normflows" in n else "C0" for n in rows]
@@ -159,7 +161,6 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.invert_yaxis()
             axis.set(title=panel, xlabel="images/s")
     figure.suptitle(f"{result['size']} size on {result['device']}")
-    figure.tight_layout()
     figure.savefig(path, dpi=90)
 
 

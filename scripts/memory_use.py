@@ -51,10 +51,12 @@ def peak_memory(contender: Contender, device: torch.device) -> dict[str, float]:
 def activations(name: str, size: dict[str, Any], device: torch.device) -> dict[str, float]:
     """MB per image of a training step: what grows with the batch, so that no copy of a weight counts.
 
-    The batches are large enough that the most memory is in use where activations are, not where weights are.
+    The batches are large enough that the most memory is in use where activations are, not where weights are; what keeps
+    little needs more images for that, and what keeps all of them would not fit into a CPU's memory with as many.
     """
     _, height, width = size["image"]
-    most = 256 if device.type == "cuda" else 128
+    recomputes = name.endswith(("step", "reversible"))
+    most = 256 if device.type == "cuda" else 128 if recomputes else 32
     batch = min(most, max(2, most * 32 * 32 // (height * width)))
     sizes = ({**size, "batch": n} for n in (batch, 2 * batch))
     one, two = (peak_memory(contenders(s, device, False)[name](), device) for s in sizes)
