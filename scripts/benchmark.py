@@ -223,6 +223,7 @@ def main() -> None:
     size["batch"] = args.batch or size["batch"]
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is IEEE for all, as in train.py
     keep_freed_memory()  # as train.py does; all contenders profit
     card = torch.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} cores of {cpu_name()}"
     result: dict[str, Any] = {

@@ -168,8 +168,8 @@ class SplineCoupling(Coupling):
 def sigmoid_scale(h: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
     r"""The scale :math:`s = m + (1 - m) \, \sigma(h)` and its logarithm.
 
-    Where autograd does not look on, not by ``logsigmoid``, whose ``log1p`` takes ten times as long as all the rest in some
-    processes on machines with AVX-512.
+    Where autograd does not look on, not by ``logsigmoid``, whose ``log1p`` is ten times slower in some processes than in
+    others (see docs/performance.md).
     """
     scale = torch.sigmoid(h)
     if min_scale:

@@ -7,7 +7,7 @@ numbers (``tests/bijections/test_level.py`` holds the two together) with a fract
 - ActNorm and the 1x1 convolution are one product: :math:`z = W (e^{s} (x + b)) = W' x + b'`.
 - The first 3x3 convolution of a coupling network has few input channels, the last one few output
   channels. On a GPU the first is a matrix product on the columns of 3x3 neighbourhoods, the last the transpose of
-  one; on a CPU convolutions are faster.
+  one, the 1x1 between them a product. On a CPU all three are convolutions, of oneDNN.
 - The affine coupling writes its half in place.
 - The backward pass keeps what it needs of every step, or computes it again from less (``KEEP``); it then
   evaluates each network once, and inverts a step from its exact output (Gomez et al. 2017, algorithm 1).

@@ -171,9 +171,8 @@ class GlowLevel(Bijection):
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
                 w3 = torch.cat((w3[:, 0::2], w3[:, 1::2]), dim=1)
                 b3 = torch.cat((b3[:, 0::2], b3[:, 1::2] + SHARPNESS), dim=1)
-            w1, b1, w2, b2, w3 = (
-                t.to(dtype) for t in (first_weight(w1), b1, w2.flatten(2), b2, last_weight(w3))
-            )
+            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (w1, b1, w2.flatten(2), b2, w3))
+            w1, w3 = first_weight(w1), last_weight(w3)
             return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
 
     def _inverses(self, matrix: Tensor) -> Tensor:

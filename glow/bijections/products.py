@@ -46,14 +46,14 @@ def as_rows(image: Tensor) -> Tensor:
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
-def convolves(device: torch.device) -> bool:
-    """Whether a coupling network is faster there as convolutions; else it is computed by matrix products."""
-    return device.type == "cpu"
+def convolves(x: Tensor) -> bool:
+    """Whether a coupling network is faster as convolutions on that device, in that dtype; else it is matrix products."""
+    return x.device.type == "cpu" and mkldnn_has(x.dtype)
 
 
 def first_weight(weight: Tensor) -> Tensor:
     """The form that ``first_layer`` takes kernels (K, width, c, 3, 3) in: kernels, or matrices for ``columns`` with ones."""
-    if convolves(weight.device):
+    if convolves(weight):
         return _channels_last(weight)
     matrix = weight.permute(0, 1, 3, 4, 2).flatten(2)
     return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
@@ -61,7 +61,7 @@ def first_weight(weight: Tensor) -> Tensor:
 
 def last_weight(weight: Tensor) -> Tensor:
     """The form that ``last_layer`` takes kernels (K, c, width, 3, 3) in: kernels, or matrices for ``transposed_columns``."""
-    if convolves(weight.device):
+    if convolves(weight):
         return _channels_last(weight)
     matrix = weight.flip(3, 4).permute(0, 2, 3, 4, 1).flatten(2)
     return F.pad(matrix, (0, padded(matrix.shape[2]) - matrix.shape[2]))
@@ -85,7 +85,7 @@ def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> 
 
 def middle_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
     """relu of a 1x1 convolution, (N, in) -> (N, out); ``weight`` is (out, in)."""
-    if convolves(x.device):
+    if convolves(x):
         return convolution(x, weight[:, :, None, None], bias, space, relu=True)
     return linear(x, weight, bias, relu=True)
 
@@ -94,7 +94,7 @@ def middle_layer_backward(
     g: Tensor, x: Tensor, weight: Tensor, space: Space
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of that convolution (without relu) for g (N, out): of x (N, in), weight and bias (out,)."""
-    if not convolves(g.device):
+    if not convolves(g):
         return linear(g, weight.T), g.T @ x, g.sum(0)
     g_x, g_weight, g_bias = convolution_backward(g, x, weight[:, :, None, None], space)
     return g_x, g_weight.flatten(1), g_bias

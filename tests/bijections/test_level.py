@@ -84,13 +84,17 @@ def test_fused_and_plain_agree_in_values_and_gradients(coupling: str, mixing: st
         assert difference < 1e-10, (name, difference)
 
 
-@pytest.mark.parametrize("recompute", ["none", "reversible"])
-def test_convolutions_as_matrix_products_agree_too(recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What GPUs compute, on the CPU."""
-    made, x = level("affine bounded", recompute=recompute), images()
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
+@pytest.mark.parametrize("convolves", [True, False])
+def test_as_convolutions_and_as_products(
+    convolves: bool, recompute: str, coupling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CPU computes in float32, and what a GPU does, in float64."""
+    made, x = level(coupling, recompute=recompute), images()
     with plain(made):
         expected = everything(made, x)
-    monkeypatch.setattr(products, "convolves", lambda device: False)
+    monkeypatch.setattr(products, "convolves", lambda x: convolves)
     found = everything(made, x)
     for name, value in expected.items():
         assert (found[name] - value).norm() / value.norm() < 1e-10, name
@@ -244,8 +248,12 @@ def test_a_copy_is_independent_and_the_same() -> None:
 
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_in_the_precisions_that_people_train_in(recompute: str, dtype: torch.dtype) -> None:
-    """Through the kernels that float64 does not take, at depth 32."""
+@pytest.mark.parametrize("convolves", [True, False])
+def test_gradients_in_the_precisions_that_people_train_in(
+    convolves: bool, recompute: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At depth 32, as convolutions and as products."""
+    monkeypatch.setattr(products, "convolves", lambda x: convolves)
     made, x = level("affine bounded", recompute=recompute, depth=32, away=0.02), images(8)
     with plain(made):
         expected = everything(made, x)
