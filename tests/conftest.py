@@ -33,6 +33,12 @@ def _deterministic() -> None:
 
 
 @pytest.fixture
+def one_thread(_deterministic: None) -> None:
+    """Threads gain nothing on tensors that are small, and wait for each other on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """``run("dataset=digits", ...)``: what ``python train.py ...`` does, in this process, below tmp_path."""
     return lambda *overrides: train(compose("train", [f"output_dir={tmp_path}/outputs", *overrides]))
