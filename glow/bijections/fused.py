@@ -53,7 +53,7 @@ class Steps(NamedTuple):
     bias: Tensor  # (K, C)
     w1: Tensor  # (K, width, ...), see first_weight
     b1: Tensor  # (K, width)
-    w2: Tensor  # (K, width, width)
+    w2: Tensor  # (K, width, width, ...), see middle_weight
     b2: Tensor  # (K, width)
     w3: Tensor  # (K, ...), see last_weight
     b3: Tensor  # (K, O), in the dtype of the activations

@@ -16,7 +16,7 @@ from glow.bijections.composition import Composition
 from glow.bijections.coupling import SHARPNESS, AdditiveCoupling, AffineCoupling, Coupling
 from glow.bijections.fused import KEEP, FusedSteps, Kernels, Settings, Steps, inverse_of
 from glow.bijections.linear import InvertibleConv1x1, Permutation
-from glow.bijections.products import first_weight, last_weight
+from glow.bijections.products import first_weight, last_weight, middle_weight
 from glow.bijections.squeeze import Squeeze
 from glow.errors import UsageError, check_choice
 
@@ -166,13 +166,13 @@ class GlowLevel(Bijection):
             matrix = mixing.weight().to(x.dtype) * logs.exp()[:, None, :]
             bias = (matrix @ actnorm.shift[:, :, None]).squeeze(2)
             w1, b1 = first.scaled()  # (K, width, c, 3, 3), (K, width)
-            w2, b2 = second.scaled()
+            w2, b2 = second.scaled()  # (K, width, width, 1, 1), (K, width)
             w3, b3 = last.scaled()  # (K, O, width, 3, 3), (K, O)
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
                 w3 = torch.cat((w3[:, 0::2], w3[:, 1::2]), dim=1)
                 b3 = torch.cat((b3[:, 0::2], b3[:, 1::2] + SHARPNESS), dim=1)
-            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (w1, b1, w2.flatten(2), b2, w3))
-            w1, w3 = first_weight(w1), last_weight(w3)
+            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (w1, b1, w2, b2, w3))
+            w1, w2, w3 = first_weight(w1), middle_weight(w2), last_weight(w3)
             return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
 
     def _inverses(self, matrix: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ def first_weight(weight: Tensor) -> Tensor:
     return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
 
 
+def middle_weight(weight: Tensor) -> Tensor:
+    """The form that ``middle_layer`` takes kernels (K, out, in, 1, 1) in: kernels, or matrices (K, out, in)."""
+    return weight if convolves(weight) else weight.flatten(2)
+
+
 def last_weight(weight: Tensor) -> Tensor:
     """The form that ``last_layer`` takes kernels (K, c, width, 3, 3) in: kernels, or matrices for ``transposed_columns``."""
     if convolves(weight):
@@ -84,20 +89,19 @@ def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> 
 
 
 def middle_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
-    """relu of a 1x1 convolution, (N, in) -> (N, out); ``weight`` is (out, in)."""
-    if convolves(x):
-        return convolution(x, weight[:, :, None, None], bias, space, relu=True)
-    return linear(x, weight, bias, relu=True)
+    """relu of a 1x1 convolution, (N, in) -> (N, out); for ``weight`` see ``middle_weight``."""
+    if weight.dim() == 2:
+        return linear(x, weight, bias, relu=True)
+    return convolution(x, weight, bias, space, relu=True)
 
 
 def middle_layer_backward(
     g: Tensor, x: Tensor, weight: Tensor, space: Space
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of that convolution (without relu) for g (N, out): of x (N, in), weight and bias (out,)."""
-    if not convolves(g):
+    if weight.dim() == 2:
         return linear(g, weight.T), g.T @ x, g.sum(0)
-    g_x, g_weight, g_bias = convolution_backward(g, x, weight[:, :, None, None], space)
-    return g_x, g_weight.flatten(1), g_bias
+    return convolution_backward(g, x, weight, space)
 
 
 def last_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
@@ -113,12 +117,12 @@ def last_layer_backward(
     *parts: Tensor, x: Tensor, weight: Tensor, space: Space
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of that convolution for g (N, c), given in one part or more: of x (N, width), weight and bias (c,)."""
-    if weight.dim() == 4:
-        return convolution_backward(torch.cat(parts, dim=1).to(x.dtype), x, weight, space)
-    c = sum(part.shape[1] for part in parts)
-    g_columns = columns(*parts, space=space, dtype=x.dtype)
-    g_bias = g_columns[:, 4 * c : 5 * c].sum(0, dtype=parts[0].dtype)  # the middle of the neighbourhood
-    return linear(g_columns, weight), x.T @ g_columns, g_bias
+    if weight.dim() == 2:
+        c = sum(part.shape[1] for part in parts)
+        g_columns = columns(*parts, space=space, dtype=x.dtype)
+        g_bias = g_columns[:, 4 * c : 5 * c].sum(0, dtype=parts[0].dtype)  # the middle of the neighbourhood
+        return linear(g_columns, weight), x.T @ g_columns, g_bias
+    return convolution_backward(torch.cat(parts, dim=1).to(x.dtype), x, weight, space)
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, space: Space, relu: bool = False) -> Tensor:
