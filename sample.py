@@ -1,6 +1,6 @@
 """Draw from a trained flow: `python sample.py --help`."""
 
-from glow.commands.cli import main
+from glow.commands.main import main
 from glow.commands.sample import sample
 
 if __name__ == "__main__":

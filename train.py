@@ -1,6 +1,6 @@
 """Train a normalizing flow: `python train.py --help`."""
 
-from glow.commands.cli import main
+from glow.commands.main import main
 from glow.commands.train import train
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 ``bijections``, ``networks``, ``models`` and ``flow`` need torch alone and work in a notebook::
 
-    from glow.models import glow
+    from glow.flows import glow
     flow = glow((3, 32, 32), depth=8, width=128)
     flow.initialize(images)  # uint8 (B, 3, 32, 32)
     flow.log_prob(images)    # nats, (B,)
@@ -14,6 +14,6 @@ A trained one comes from a run's folder, a checkpoint or a safetensors file::
     flow = load("outputs/cifar10")
 """
 
-from glow.saved import load
+from glow.checkpoint import load
 
 __all__ = ["load"]

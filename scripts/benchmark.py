@@ -7,7 +7,7 @@
 Everything that is compared runs in turns, round after round in one process, so that a machine that is slow for a while is
 slow for all; the tables show medians, with the fastest and slowest round. Contenders:
 
-    ours             ``glow.models.glow`` as it trains; bf16 means bf16 coupling networks; step and reversible are
+    ours             ``glow.flows.glow`` as it trains; bf16 means bf16 coupling networks; step and reversible are
                      ``model.recompute``; compiled is ``compile=true``; plain is the same flow module by module, which
                      is for reading and testing (it also takes its modules apart in every call)
     normflows        its multi-scale Glow, as in its CIFAR-10 example (``pip install -e '.[bench]'``)
@@ -38,10 +38,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from contenders import SIZES, Contender, contenders, ours
 from memory_use import activations, largest_batch
 
-from glow.bijections import plain
-from glow.bijections.products import mkldnn_has
 from glow.commands.allocator import keep_freed_memory
 from glow.evaluation.bits import bits_per_dim
+from glow.fused import unfused
+from glow.fused.products import mkldnn_has
 
 
 def synchronize(device: torch.device) -> None:
@@ -96,7 +96,7 @@ def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
                 p.normal_(0, 0.02, generator=generator)
     x = torch.randint(256, (size["batch"], *size["image"]), generator=generator, dtype=torch.uint8)
     noise = torch.rand(x.shape, generator=generator)
-    with torch.no_grad(), plain(flow.double()):
+    with torch.no_grad(), unfused(flow.double()):
         expected = bits_per_dim(flow.eval().log_prob(x, noise=noise.double()), size["image"])
     flow.float().to(device)
     found = {}
@@ -117,7 +117,7 @@ def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
 def startup() -> float:
     """Seconds from ``python train.py`` to the end of the first training step, on the embedded digits."""
     code = (
-        "import os, sys; from glow.training import FlowModule; from glow.commands.cli import main; from glow.commands.train import train;"
+        "import os, sys; from glow.training import FlowModule; from glow.commands.main import main; from glow.commands.train import train;"
         "FlowModule.on_train_batch_end = lambda *a: os._exit(0); main(train, 'train')"
     )
     with tempfile.TemporaryDirectory() as folder:

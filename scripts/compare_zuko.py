@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.data import Toy
-from glow.models import maf, nsf, realnvp
+from glow.flows import maf, nsf, realnvp
 
 LAYERS, HIDDEN, BINS, BATCH, DRAWS = 6, 64, 8, 256, 10_000
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glow.bijections import plain
 from glow.evaluation.bits import bits_per_dim
-from glow.models import glow
+from glow.flows import glow
+from glow.fused import unfused
 from glow.training.optimizers import build_optimizer
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -100,7 +100,7 @@ def ours(
 
 def ours_plain(size: dict[str, Any], device: torch.device) -> Contender:
     contender = ours(size, device)
-    contender.context = lambda: plain(contender.model)
+    contender.context = lambda: unfused(contender.model)
     return contender
 
 

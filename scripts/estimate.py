@@ -38,7 +38,7 @@ from benchmark import print_table
 from contenders import Contender
 from memory_use import peak_memory
 
-from glow.commands.cli import compose
+from glow.commands.main import compose
 from glow.training import FlowModule
 from glow.training.optimizers import build_optimizer
 

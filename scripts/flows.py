@@ -32,7 +32,7 @@ FAMILIES = {
     "nice": "", "realnvp": "", "maf": "", "iaf": "", "nsf": "", "nsf_autoregressive": "model=nsf model.autoregressive=true",
     "planar": "", "radial": "", "made": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
-TARGETS = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
+DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
 REVERSE = {"nsf": "experiment=reverse_kl", "planar": "experiment=reverse_kl model=planar model.fast=sampling"}
 POSTERIORS = ("gaussian", "planar", "iaf")
 DEPTHS = (1, 2, 4, 8, 16)
@@ -49,7 +49,7 @@ TABLES: dict[str, Runs] = {
     "reverse_kl": {
         (model, target): f"{overrides} dataset={target}"
         for model, overrides in REVERSE.items()
-        for target in TARGETS
+        for target in DENSITIES
     },
     "depth": {
         (family, str(n)): f"dataset=two_moons model={family} model.layers={n}"

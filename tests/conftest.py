@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from glow.commands.cli import CONF, compose
+from glow.commands.main import CONF, compose
 from glow.commands.train import train
 
 ROOT = CONF.parent

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from glow.commands.cli import CONF
+from glow.commands.main import CONF
 from glow.evaluation.findings import THRESHOLDS
-from glow.models import glow, realnvp
+from glow.flows import glow, realnvp
 
 README = (CONF.parent / "README.md").read_text()
 FLOWS = (CONF.parent / "docs" / "flows.md").read_text()

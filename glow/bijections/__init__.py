@@ -6,11 +6,9 @@ from glow.bijections.base import Bijection, DataDependent
 from glow.bijections.checkerboard import CheckerboardCoupling
 from glow.bijections.composition import Composition
 from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
-from glow.bijections.dequantize import Dequantize
 from glow.bijections.elementwise import Affine, Elementwise, Spline
 from glow.bijections.flatten import Flatten
-from glow.bijections.level import GlowLevel, GlowStep, plain
-from glow.bijections.linear import InvertibleConv1x1, LUConv1x1, Permutation, PlainConv1x1
+from glow.bijections.linear import FullConv1x1, InvertibleConv1x1, LUConv1x1, Permutation
 from glow.bijections.multiscale import MultiScale
 from glow.bijections.planar import Planar
 from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
@@ -30,19 +28,16 @@ __all__ = [
     "Composition",
     "Coupling",
     "DataDependent",
-    "Dequantize",
     "DiagonalScale",
     "Elementwise",
     "Flatten",
+    "FullConv1x1",
     "GaussianPrior",
-    "GlowLevel",
-    "GlowStep",
     "Inverse",
     "InvertibleConv1x1",
     "LUConv1x1",
     "MultiScale",
     "Permutation",
-    "PlainConv1x1",
     "Planar",
     "Radial",
     "Sigmoid",
@@ -51,5 +46,4 @@ __all__ = [
     "SplitPrior",
     "Squeeze",
     "TopPrior",
-    "plain",
 ]

@@ -56,7 +56,7 @@ def no_log_det(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def exact(device: torch.device) -> Iterator[None]:
+def ieee_precision(device: torch.device) -> Iterator[None]:
     """A context without autocast and TF32: what is inside computes in the dtype of its operands.
 
     A flow must be inverted with the numbers it was evaluated with. Only the coupling networks, which

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.bijections.base import Bijection, exact, no_log_det
+from glow.bijections.base import Bijection, ieee_precision, no_log_det
 
 
 class Permutation(Bijection):
@@ -78,12 +78,12 @@ class InvertibleConv1x1(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, C) -> the same shape, log-det (B,)."""
-        with exact(x.device):
+        with ieee_precision(x.device):
             return self._apply_matrix(self.weight(), x), self._log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, C) -> the same shape, log-det (B,)."""
-        with exact(z.device):
+        with ieee_precision(z.device):
             return self._apply_matrix(self.inverse_weight().to(z.dtype).to(z.device), z), -self._log_det(z)
 
     @staticmethod
@@ -145,7 +145,7 @@ class LUConv1x1(InvertibleConv1x1):
         return torch.linalg.solve_triangular(upper, right, upper=True)
 
 
-class PlainConv1x1(InvertibleConv1x1):
+class FullConv1x1(InvertibleConv1x1):
     """The 1x1 convolution with a full matrix (equation 9), for comparison: log|det W| costs O(C^3).
 
     Args:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from glow.bijections.base import Bijection, exact, sum_event
+from glow.bijections.base import Bijection, ieee_precision, sum_event
 from glow.errors import UsageError
 
 
@@ -26,13 +26,13 @@ class GaussianPrior(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> standardized (B, C, H, W), log-det (B,)."""
-        with exact(x.device):
+        with ieee_precision(x.device):
             mean, log_sd = self.mean_and_log_sd(x, context)
         return (x - mean) * (-log_sd).exp(), -sum_event(log_sd.expand_as(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Standard normal (B, C, H, W) -> (B, C, H, W), log-det (B,)."""
-        with exact(z.device):
+        with ieee_precision(z.device):
             mean, log_sd = self.mean_and_log_sd(z, context)
         return z * log_sd.exp() + mean, sum_event(log_sd.expand_as(z))
 

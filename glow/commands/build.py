@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from glow.data import ArrayData
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import UNITS
+from glow.resilience.storage import DurableCheckpointIO
 from glow.training import FlowModule
 from glow.training.module import PRECISIONS
-from glow.training.storage import DurableCheckpointIO
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 

@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from glow.checkpoint import SavedModel
 from glow.commands.inputs import SPLITS, dataset_config, load_split, make_folder, open_saved, other_config
 from glow.data import ArrayData, Toy
 from glow.data.base import Arrays
 from glow.data.sampler import EpochBatches
-from glow.density import Density
+from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
 from glow.evaluation.diagnostics import diagnose
@@ -28,8 +29,7 @@ from glow.evaluation.findings import findings
 from glow.evaluation.ood import ood_picture, ood_report, ood_scores, png_bits, verdict
 from glow.evaluation.pictures import save_picture
 from glow.evaluation.plane import baselines, plane_picture
-from glow.flow import Flow
-from glow.saved import Saved
+from glow.flows.flow import Flow
 from glow.seeds import generator
 
 TYPICAL = 2000
@@ -45,8 +45,8 @@ class Measurement:
     """What is to be measured, and how."""
 
     cfg: DictConfig
-    saved: Saved
-    flow: Density
+    saved: SavedModel
+    flow: Distribution
     seed: int
 
     def load(self, config: dict[str, Any], split: str) -> tuple[ArrayData, Arrays]:
@@ -55,7 +55,7 @@ class Measurement:
         limit = self.cfg.limit
         return data, (x[:limit], None if y is None else y[:limit])
 
-    def figures(self, flow: Density, arrays: Arrays, split: str, batch_size: int, what: str) -> Tensor:
+    def figures(self, flow: Distribution, arrays: Arrays, split: str, batch_size: int, what: str) -> Tensor:
         """Bits/dim or nats of every example (N,), in the batches of the training's own test."""
         x, y = arrays
         if flow.classes and y is None:
@@ -146,7 +146,9 @@ def _write(report: dict[str, Any], folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _datasets(cfg: DictConfig, saved: Saved, flow: Density) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _datasets(
+    cfg: DictConfig, saved: SavedModel, flow: Distribution
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The configurations of the data, and of the other data that ``ood`` names.
 
     ``dataset.KEY=`` of the command line is then about the other data, and about both when both are torchvision's.
@@ -173,7 +175,7 @@ def _datasets(cfg: DictConfig, saved: Saved, flow: Density) -> tuple[dict[str, A
     return dataset_config([*named, *(overrides if both else [])], saved), other
 
 
-def _default_split(config: dict[str, Any], saved: Saved) -> str:
+def _default_split(config: dict[str, Any], saved: SavedModel) -> str:
     """``test``; of a folder that was not trained on and has no ``test``, all pictures."""
     known = saved.dataset is not None and saved.dataset.get("root") == config.get("root")
     return (
@@ -277,7 +279,7 @@ def _diagnose(measurement: Measurement, flow: Flow, arrays: Arrays, folder: Path
 
 def _compare_in_the_plane(
     measurement: Measurement,
-    flow: Density,
+    flow: Distribution,
     data: ArrayData,
     arrays: Arrays,
     folder: Path,

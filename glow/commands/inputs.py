@@ -14,25 +14,25 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
-from glow.commands.cli import compose, explain
+from glow.checkpoint import SavedModel, read_model, resolve
+from glow.commands.main import compose, explain
 from glow.data import ArrayData, build_data
 from glow.data.base import Arrays, Split
 from glow.data.picture_files import pictures_below, read_picture
-from glow.density import Density
+from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_choice, check_positive, nearest
-from glow.saved import Saved, find, read
 
 SPLITS = ("train", "val", "test", "all")
 
 
-def open_saved(cfg: DictConfig) -> tuple[Saved, torch.device]:
+def open_saved(cfg: DictConfig) -> tuple[SavedModel, torch.device]:
     """The checkpoint that ``cfg.ckpt`` means, and the device that ``cfg.device`` does; says which."""
     if cfg.weights is not None:
         check_choice("weights", cfg.weights, ("ema", "raw"))
     for key in ("ckpt", "out", "output_dir"):
         check_path(key, cfg[key])
     torch.backends.cudnn.allow_tf32 = False  # as in training: float32 means IEEE
-    saved, device = read(find(cfg.ckpt, cfg.output_dir)), choose_device(cfg.device)
+    saved, device = read_model(resolve(cfg.ckpt, cfg.output_dir)), choose_device(cfg.device)
     if cfg.weights is not None:
         check_choice("weights", cfg.weights, saved.weights)
     print(f"{saved.path}, {saved.steps:,} steps, on {device}", flush=True)
@@ -59,7 +59,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def dataset_config(overrides: Sequence[str], saved: Saved) -> dict[str, Any]:
+def dataset_config(overrides: Sequence[str], saved: SavedModel) -> dict[str, Any]:
     """The configuration of the data: that of the checkpoint, or another by name, with single keys changed.
 
     Args:
@@ -98,7 +98,7 @@ def dataset_config(overrides: Sequence[str], saved: Saved) -> dict[str, Any]:
     return config
 
 
-def other_config(name: str, overrides: Sequence[str], saved: Saved) -> dict[str, Any]:
+def other_config(name: str, overrides: Sequence[str], saved: SavedModel) -> dict[str, Any]:
     """The configuration of another dataset, which lies where the checkpoint's does if both are torchvision's."""
     config = dataset_config([f"dataset={name}", *overrides], dataclasses.replace(saved, dataset=None))
     beside = saved.dataset is not None and "kind" in saved.dataset and "kind" in config
@@ -108,7 +108,7 @@ def other_config(name: str, overrides: Sequence[str], saved: Saved) -> dict[str,
     return config
 
 
-def load_split(config: dict[str, Any], split: str, flow: Density, seed: int) -> tuple[ArrayData, Arrays]:
+def load_split(config: dict[str, Any], split: str, flow: Distribution, seed: int) -> tuple[ArrayData, Arrays]:
     """The data and one of its splits, or ``all`` of them.
 
     Raises:
@@ -132,7 +132,7 @@ def load_split(config: dict[str, Any], split: str, flow: Density, seed: int) -> 
     return data, (torch.cat(xs), torch.cat(ys) if all(y is not None for y in ys) else None)
 
 
-def labels_for(flow: Density, y: Tensor | None, name: str) -> Tensor | None:
+def labels_for(flow: Distribution, y: Tensor | None, name: str) -> Tensor | None:
     """The labels that a class-conditional flow needs, None for any other."""
     if not flow.classes:
         return None
@@ -141,7 +141,7 @@ def labels_for(flow: Density, y: Tensor | None, name: str) -> Tensor | None:
     return y
 
 
-def picture_files(paths: Sequence[str], flow: Density) -> Tensor:
+def picture_files(paths: Sequence[str], flow: Distribution) -> Tensor:
     """Pictures from files, cropped and resized to what the flow takes: uint8 (N, C, H, W)."""
     channels, height, width = flow.event_shape
     assert flow.grey_levels is not None
@@ -158,7 +158,7 @@ def picture_files(paths: Sequence[str], flow: Density) -> Tensor:
     return (torch.stack(read_in).int() * flow.grey_levels // 256).to(torch.uint8)
 
 
-def folder_pictures(folder: str, flow: Density, most: int) -> Tensor:
+def folder_pictures(folder: str, flow: Distribution, most: int) -> Tensor:
     """The first pictures below a folder."""
     if not Path(folder).is_dir():
         raise UsageError(f"groups: {folder} is not a folder")

@@ -18,22 +18,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from glow.checkpoint import SavedModel
 from glow.commands.inputs import as_list, check_path, folder_pictures, make_folder, open_saved
 from glow.commands.session import Session
 from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.completion import complete, trace_picture
-from glow.evaluation.latents import (
-    PATHS,
-    Decoded,
-    flatten,
-    interpolate,
-    redraw,
-    unflatten,
-)
+from glow.evaluation.latents import PATHS, Decoded, flatten, interpolate, redraw, unflatten
 from glow.evaluation.masks import parse_mask
 from glow.evaluation.plane import scatter_picture
-from glow.flow import Flow
-from glow.saved import Saved
+from glow.flows.flow import Flow
 from glow.seeds import generator
 
 FORMATS = ("png", "npy", "folder")
@@ -91,7 +84,7 @@ def sample(cfg: DictConfig) -> dict[str, Any]:
     return report
 
 
-def _export(cfg: DictConfig, saved: Saved) -> dict[str, Any]:
+def _export(cfg: DictConfig, saved: SavedModel) -> dict[str, Any]:
     check_path("export", cfg.export)
     path = Path(cfg.export)
     if path.suffix != ".safetensors":

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from glow.checkpoint import SavedModel
 from glow.commands.inputs import (
     as_list,
     check_index,
@@ -23,12 +24,11 @@ from glow.commands.inputs import (
     picture_files,
 )
 from glow.data.base import Arrays
-from glow.density import Density
+from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_positive
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.evaluation.pictures import grid, save_picture
-from glow.flow import Flow
-from glow.saved import Saved
+from glow.flows.flow import Flow
 from glow.seeds import generator
 
 
@@ -37,8 +37,8 @@ class Session:
     """One call of the command: the flow, its settings, and the files that it writes."""
 
     cfg: DictConfig
-    saved: Saved
-    density: Density
+    saved: SavedModel
+    density: Distribution
 
     def __post_init__(self) -> None:
         self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / "samples")

@@ -16,20 +16,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from glow.bijections.products import mkldnn_has
+from glow.checkpoint import OTHER_VERSION, SavedModel, read_model
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.build import build, check_settings
-from glow.commands.launch import meet_anew
-from glow.commands.lock import locked
-from glow.commands.results import callback_of, inside, say_results, say_start, summary, write_results
-from glow.commands.run_folder import check_same, choose_folder, is_finished, open_folder
+from glow.commands.report import callback_of, inside, say_results, say_start, summary, write_results
 from glow.commands.targets import check_folders, check_targets
 from glow.data import ArrayData
 from glow.errors import UsageError
-from glow.saved import OTHER_VERSION, Saved, read
-from glow.training import EMA, BestCheckpoint, FlowModule, LastCheckpoint, Pictures, StopGracefully
-from glow.training.checkpoints import last_checkpoint
-from glow.training.storage import told_when_full
+from glow.fused.products import mkldnn_has
+from glow.resilience import BestCheckpoint, LastCheckpoint, StopOnSignal
+from glow.resilience.checkpoints import last_checkpoint
+from glow.resilience.environments import meet_anew
+from glow.resilience.lock import locked
+from glow.resilience.run_folder import check_same, choose_folder, is_finished, open_folder
+from glow.resilience.storage import told_when_full
+from glow.training import EMA, FlowModule, Pictures
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _fit(
 
 
 def _leave(cfg: DictConfig, trainer: L.Trainer) -> None:
-    stop = callback_of(trainer, StopGracefully)
+    stop = callback_of(trainer, StopOnSignal)
     received = stop.received if stop is not None else None
     if trainer.is_global_zero:
         kept = last_checkpoint(trainer)
@@ -126,7 +127,7 @@ def _finish(
     cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, folder: Path
 ) -> dict[str, Any]:
     """Test the best weights, raw and averaged; write ``results.json``; draw the last picture."""
-    stop = callback_of(trainer, StopGracefully)
+    stop = callback_of(trainer, StopOnSignal)
     stopped = stop is not None and stop.received is not None  # during the last validation
     if trainer.strategy.reduce_boolean_decision(stopped, all=False):
         _leave(cfg, trainer)
@@ -163,17 +164,17 @@ def _finish(
     return results
 
 
-def _best(trainer: L.Trainer) -> Saved | None:
+def _best(trainer: L.Trainer) -> SavedModel | None:
     """The best checkpoint by validation if it is whole, else the last one, else None; on all devices the same."""
     found = None
     best = getattr(callback_of(trainer, BestCheckpoint), "best_model_path", "")
     for candidate in (best, str(last_checkpoint(trainer) or "")):
         if found is None and candidate and Path(candidate).is_file():
             try:
-                found = read(Path(candidate))
+                found = read_model(Path(candidate))
             except UsageError as error:
                 rank_zero_warn(f"{error}; it is not tested")
     path = trainer.strategy.broadcast(None if found is None else found.path)
     if found is not None and found.path == path:
         return found
-    return None if path is None else read(path)
+    return None if path is None else read_model(path)

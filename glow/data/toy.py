@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from glow.data.base import ArrayData, Examples, Split
+from glow.distributions.plane import NormalizedDensity, density
 from glow.errors import check_positive, check_size
-from glow.targets import Density2D, target
 
 
 class Toy(ArrayData):
     """Points of a density in the plane, float32 (N, 2); train, validation and test are drawn independently.
 
     Args:
-        kind: a key of ``glow.targets.TARGETS``.
+        kind: a key of ``glow.distributions.plane.DENSITIES``.
         noise: how far it spreads around its lines or centres; ignored where there is no noise.
         train_size: points to train on.
         test_size: points to test on.
@@ -26,7 +26,7 @@ class Toy(ArrayData):
 
     def __init__(self, *, kind: str, noise: float, train_size: int, test_size: int, **common: Any) -> None:
         super().__init__(**common)
-        self.target = target(kind, noise)
+        self.target = density(kind, noise)
         check_positive("dataset.train_size", train_size, integer=True)
         check_positive("dataset.test_size", test_size, integer=True)
         val_size = check_size("dataset.val_size", self.val_size, train_size)
@@ -37,7 +37,7 @@ class Toy(ArrayData):
 
         None where it is infinite, as without noise.
         """
-        if isinstance(self.target, Density2D) and not self.target.is_density:
+        if isinstance(self.target, NormalizedDensity) and not self.target.is_density:
             return None
         return self.target.log_normalizer - self.target.log_prob(x.double()).mean().item()
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glow.density import Density
+from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_choice, check_positive
 from glow.seeds import generator
 
@@ -35,7 +35,7 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
 
 
 def evaluation_noise(
-    flow: Density, n: int, split: str, seed: int, batch: int, *, device_index: int = 0, draw: int = 0
+    flow: Distribution, n: int, split: str, seed: int, batch: int, *, device_index: int = 0, draw: int = 0
 ) -> Tensor | None:
     """The noise of ``flow.log_prob``, the same in every evaluation; None for a density without.
 
@@ -54,7 +54,7 @@ def evaluation_noise(
 
 @torch.no_grad()
 def evaluate_log_probs(
-    flow: Density,
+    flow: Distribution,
     batches: Iterable[Sequence[Tensor]],
     *,
     split: str = "test",

@@ -11,15 +11,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from glow.bases import LOG_2_PI
 from glow.bijections.base import sum_event
+from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
 from glow.evaluation.bits import bits_per_dim
 from glow.evaluation.latents import flatten, unflatten
 from glow.evaluation.masks import check_mask
 from glow.evaluation.mcmc import adapted, move, random, state_at
 from glow.evaluation.pictures import figure_to_tensor
-from glow.flow import Flow
+from glow.flows.flow import Flow
 
 COARSE_SHARE = 0.25
 """The share of the steps that are coarse."""

@@ -16,23 +16,22 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from glow.bases import LOG_2_PI
 from glow.bijections import (
     ActNorm,
     AffineCoupling,
     Composition,
     Coupling,
     GaussianPrior,
-    GlowLevel,
-    GlowStep,
     InvertibleConv1x1,
     MultiScale,
     Permutation,
     Squeeze,
 )
 from glow.bijections.base import sum_event
+from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
-from glow.flow import Flow
+from glow.flows.flow import Flow
+from glow.fused import GlowLevel, GlowStep
 from glow.seeds import generator
 
 LEVELS = np.arange(1, 100) / 100
@@ -246,7 +245,7 @@ def _trace(flow: Flow, steps: Sequence[_Step], x: Tensor, y: Tensor | None, nois
         errors.append((z - known).abs().flatten(1))
     lost = torch.zeros_like(data)
     if flow.dequantize:
-        level = (z + 0.5) * flow.dequantize.levels  # NaN is no level; Dequantize.inverse would warn of it
+        level = (z + 0.5) * flow.dequantize.levels  # NaN is no level; Dequantization.inverse would warn of it
         lost = (level.floor().clamp(0, flow.dequantize.levels - 1) != x).to(data.dtype)
     return _Trace(
         log_prob,

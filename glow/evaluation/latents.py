@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from glow.flow import Flow
+from glow.flows.flow import Flow
 
 CPU_BATCH = 256
 """Images that are decoded at once on a CPU, where more are no faster."""

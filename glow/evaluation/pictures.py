@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from glow.density import Density
+from glow.distributions.base import Distribution
 from glow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def grid(images: Tensor, grey_levels: int, columns: int) -> Tensor:
 
 
 def temperature_grid(
-    flow: Density,
+    flow: Distribution,
     temperatures: Sequence[float],
     columns: int,
     generator: torch.Generator,
@@ -56,7 +56,7 @@ def temperature_grid(
     return grid(torch.cat(rows).cpu(), _grey_levels(flow), columns)
 
 
-def sample_grid(flow: Density, n: int, temperature: float, generator: torch.Generator) -> Tensor:
+def sample_grid(flow: Distribution, n: int, temperature: float, generator: torch.Generator) -> Tensor:
     """``n`` samples in a nearly square grid: uint8 (3, height, width). Class-conditional flows go through the
     classes in turn."""
     y = torch.arange(n) % flow.classes if flow.classes else None
@@ -80,7 +80,7 @@ def save_picture(picture: Tensor, path: Path) -> None:
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 
 
-def _grey_levels(flow: Density) -> int:
+def _grey_levels(flow: Distribution) -> int:
     if flow.grey_levels is None:
         raise UsageError("a grid of images needs a flow of integer images")
     return flow.grey_levels

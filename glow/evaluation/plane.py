@@ -19,10 +19,10 @@ from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from glow.density import Density
+from glow.distributions.base import Distribution
 from glow.errors import UsageError
 from glow.evaluation.pictures import figure_to_tensor
-from glow.flow import Flow
+from glow.flows.flow import Flow
 
 RINGS = {radius: 1 - math.exp(-(radius**2) / 2) for radius in (1, 2)}
 """The radii of the rings and which fraction of a standard normal in the plane lies inside."""
@@ -40,13 +40,13 @@ CHOSEN_ON = 2_000
 """So many training points at most choose a bandwidth and a number of components."""
 
 
-def plane_picture(flow: Density, data: Tensor, generator: torch.Generator, side: int = 200) -> Tensor:
+def plane_picture(flow: Distribution, data: Tensor, generator: torch.Generator, side: int = 200) -> Tensor:
     """``plane_figure`` as a picture: uint8 (3, height, width)."""
     return figure_to_tensor(plane_figure(flow, data, generator, side))
 
 
 @torch.no_grad()
-def plane_figure(flow: Density, data: Tensor, generator: torch.Generator, side: int = 200) -> Figure:
+def plane_figure(flow: Distribution, data: Tensor, generator: torch.Generator, side: int = 200) -> Figure:
     """Six panels. In the data's space: data, learned density, samples, a grid of latent lines; in the latent
     space: the data with rings at one and two standard deviations, and how their squared norms are distributed.
     A density that is no flow has the first three.

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glow.flow import Flow
-from glow.targets import DoubleWell, Target
+from glow.distributions.plane import DoubleWell, PlaneDensity
+from glow.flows.flow import Flow
 
 
 @torch.no_grad()
-def reverse_kl_report(flow: Flow, target: Target, n: int, generator: torch.Generator) -> dict[str, Any]:
+def reverse_kl_report(flow: Flow, target: PlaneDensity, n: int, generator: torch.Generator) -> dict[str, Any]:
     r"""Samples of the flow q weighted by :math:`w = \tilde p(x) / q(x)`, set beside integrals on a grid.
 
     Args:

@@ -1,6 +1,6 @@
 """Networks that give a coupling its parameters."""
 
-from glow.networks.conv import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
+from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
 from glow.networks.made import MADE
 from glow.networks.mlp import MLP
 from glow.networks.resnet import ResNet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.networks.conv import ActNormConv2d, ZeroConv2d
+from glow.networks.convnet import ActNormConv2d, ZeroConv2d
 
 
 class ResidualBlock(nn.Module):

@@ -6,9 +6,9 @@ import lightning as L
 
 from glow.data import ArrayData
 from glow.errors import NonFiniteError, check_positive
+from glow.resilience.nonfinite import bad_batch, bad_weight
 from glow.seeds import generator
 from glow.training.module import FlowModule
-from glow.training.nonfinite import bad_batch, bad_weight
 
 
 class Initialize(L.Callback):

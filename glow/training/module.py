@@ -13,17 +13,17 @@ from torchmetrics import MeanMetric
 
 from glow.bijections import AffineCoupling
 from glow.data.augment import random_shift
-from glow.density import Density
+from glow.distributions.base import Distribution
+from glow.distributions.plane import Checkerboard, NormalizedDensity, PlaneDensity, density
 from glow.errors import NonFiniteError, UsageError, check_choice, check_positive
 from glow.evaluation.bits import bits_per_dim, evaluation_noise
 from glow.evaluation.reverse_kl import reverse_kl_report
-from glow.flow import Flow
-from glow.models import build
+from glow.flows import build
+from glow.flows.flow import Flow
+from glow.resilience.checkpoints import last_checkpoint
+from glow.resilience.nonfinite import KINDS, Culprit, Part, bad_weight, find, what
 from glow.seeds import generator
-from glow.targets import Checkerboard, Density2D, Target, target
-from glow.training.checkpoints import last_checkpoint
 from glow.training.limits import time_used
-from glow.training.nonfinite import KINDS, Culprit, Part, bad_weight, find, what
 from glow.training.optimizers import build_optimizer, build_schedule
 
 OBJECTIVES = ("forward_kl", "reverse_kl")
@@ -47,7 +47,7 @@ class FlowModule(L.LightningModule):
     All arguments are plain values that the checkpoint keeps, so that ``load_from_checkpoint`` needs no YAML.
 
     Args:
-        model: the configuration of ``glow.models.build``.
+        model: the configuration of ``glow.flows.build``.
         optimizer: the configuration of ``glow.training.optimizers``.
         seed: decides dequantization noise and augmentation.
         shift: training images are shifted by up to this fraction of their size.
@@ -303,7 +303,7 @@ class FlowModule(L.LightningModule):
         )
 
 
-def _target_of(objective: str, flow: Density, dataset: dict[str, Any] | None) -> Target | None:
+def _target_of(objective: str, flow: Distribution, dataset: dict[str, Any] | None) -> PlaneDensity | None:
     """The density that a reverse-KL run approximates; None for other objectives."""
     check_choice("objective", objective, OBJECTIVES)
     if objective != "reverse_kl":
@@ -314,9 +314,9 @@ def _target_of(objective: str, flow: Density, dataset: dict[str, Any] | None) ->
         raise UsageError(
             "objective=reverse_kl needs a flow whose samples are differentiable: neither model=made nor model.base=mixture"
         )
-    density = target(dataset["kind"], dataset["noise"])
-    if isinstance(density, Checkerboard) or (isinstance(density, Density2D) and not density.is_density):
+    found = density(dataset["kind"], dataset["noise"])
+    if isinstance(found, Checkerboard) or (isinstance(found, NormalizedDensity) and not found.is_density):
         raise UsageError(
             "objective=reverse_kl needs a density that is nowhere zero: a noise, and no checkerboard"
         )
-    return density
+    return found

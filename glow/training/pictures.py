@@ -14,10 +14,10 @@ from glow.data import ArrayData
 from glow.errors import DiskFullError, UsageError, check_positive
 from glow.evaluation.bits import evaluation_noise
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
-from glow.flow import Flow
+from glow.flows.flow import Flow
+from glow.resilience.storage import told_when_full
 from glow.seeds import generator
 from glow.training.module import FlowModule
-from glow.training.storage import told_when_full
 
 
 class Pictures(L.Callback):

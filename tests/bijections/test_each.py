@@ -8,18 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from glow.bijections import (
-    ActNorm,
-    AffineCoupling,
-    Dequantize,
-    LUConv1x1,
-    Permutation,
-    Spline,
-    Squeeze,
-    TopPrior,
-)
+from glow.bijections import ActNorm, AffineCoupling, LUConv1x1, Permutation, Spline, Squeeze, TopPrior
 from glow.bijections.coupling import sigmoid_scale
 from glow.errors import UsageError
+from glow.flows.dequantization import Dequantization
 from glow.networks import MADE, MLP
 
 
@@ -82,13 +74,13 @@ class TestDequantize:
         levels = 2**bits
         q = torch.arange(levels, dtype=torch.uint8).view(1, 1, 1, levels)
         noise = torch.rand(q.shape)
-        z, log_det = Dequantize(levels)(q, noise=noise)
+        z, log_det = Dequantization(levels)(q, noise=noise)
         expected = q.float() / levels - 0.5 + noise / levels
         torch.testing.assert_close(z, expected)
         assert log_det.item() == pytest.approx(-levels * math.log(levels))
 
     def test_log_det_is_the_jacobian_of_the_scaling(self) -> None:
-        layer = Dequantize(17)
+        layer = Dequantization(17)
         q = torch.randint(17, (1, 1, 2, 2))
 
         def f(noise: torch.Tensor) -> torch.Tensor:
@@ -100,13 +92,13 @@ class TestDequantize:
 
     @pytest.mark.parametrize("levels", [2, 17, 32, 256])
     def test_every_level_comes_back(self, levels: int) -> None:
-        layer = Dequantize(levels)
+        layer = Dequantization(levels)
         q = torch.arange(levels, dtype=torch.uint8).view(1, -1)
         for noise in (0.001, 0.5, 0.999):
             assert torch.equal(layer.inverse(layer(q, noise=torch.tensor(noise))[0])[0], q)
 
     def test_noise_stays_inside_the_bin(self) -> None:
-        layer = Dequantize(256)
+        layer = Dequantization(256)
         z, _ = layer(torch.full((1, 10_000), 7, dtype=torch.uint8))
         assert z.min() >= 7 / 256 - 0.5
         assert z.max() <= 8 / 256 - 0.5
@@ -114,17 +106,17 @@ class TestDequantize:
 
     def test_refuses_floats_and_levels_out_of_range(self) -> None:
         with pytest.raises(UsageError, match="integers from 0 to 255, got torch.float32"):
-            Dequantize(256)(torch.rand(1, 2))
+            Dequantization(256)(torch.rand(1, 2))
         with pytest.raises(UsageError, match="integers from 0 to 16, got values from 0 to 17"):
-            Dequantize(17)(torch.tensor([[0, 17]]))
+            Dequantization(17)(torch.tensor([[0, 17]]))
         with pytest.raises(UsageError, match="grey_levels must be between 2 and 256, got 1"):
-            Dequantize(1)
+            Dequantization(1)
 
     def test_counts_what_is_not_finite(self) -> None:
         z = torch.zeros(3, 4)
         z[1, 2] = float("nan")
         with pytest.warns(UserWarning, match="1 of 3 images"):
-            x, _ = Dequantize(256).inverse(z)
+            x, _ = Dequantization(256).inverse(z)
         assert x[1, 2] == 0
 
 

@@ -24,13 +24,11 @@ from glow.bijections import (
     DiagonalScale,
     Elementwise,
     Flatten,
-    GlowLevel,
-    GlowStep,
+    FullConv1x1,
     Inverse,
     LUConv1x1,
     MultiScale,
     Permutation,
-    PlainConv1x1,
     Planar,
     Radial,
     Sigmoid,
@@ -40,6 +38,7 @@ from glow.bijections import (
     Squeeze,
     TopPrior,
 )
+from glow.fused import GlowLevel, GlowStep
 from glow.networks import MADE, MLP, ConvNet, ResNet, ZeroConv2d
 
 CHANNELS = 4
@@ -106,7 +105,7 @@ CASES: dict[str, Case] = {
     "actnorm of vectors": Case(lambda: ActNorm(3), (3,)),
     "lu": Case(lambda: LUConv1x1(CHANNELS)),
     "lu of vectors": Case(lambda: LUConv1x1(5), (5,)),
-    "plain 1x1": Case(lambda: PlainConv1x1(CHANNELS)),
+    "plain 1x1": Case(lambda: FullConv1x1(CHANNELS)),
     "reverse": Case(lambda: Permutation.reverse(CHANNELS)),
     "shuffle": Case(lambda: Permutation.shuffle(CHANNELS)),
     "squeeze": Case(Squeeze),

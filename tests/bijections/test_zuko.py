@@ -18,8 +18,8 @@ from zuko.transforms import (
 )
 
 from glow.bijections import Affine, AffineCoupling, Autoregressive, Bijection, Spline
-from glow.flow import Flow
-from glow.models import maf, realnvp
+from glow.flows import maf, realnvp
+from glow.flows.flow import Flow
 from glow.networks import MADE
 
 EXACT = {"atol": 1e-9, "rtol": 0.0}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from glow.commands.cli import CONF
+from glow.commands.main import CONF
 
 from .files import check_files
 

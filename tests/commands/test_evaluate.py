@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.commands.cli import compose
 from glow.commands.evaluate import evaluate
+from glow.commands.main import compose
 from glow.errors import UsageError
 
 

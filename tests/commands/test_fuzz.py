@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import glow.commands.cli as cli
+import glow.commands.main as cli
 import glow.commands.train as train
 
 EXAMPLES = int(os.environ.get("GLOW_FUZZ", "50"))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from glow.commands.cli import CONF, compose
 from glow.commands.evaluate import evaluate
+from glow.commands.main import CONF, compose
 from glow.commands.sample import sample
 from glow.training import FlowModule
 

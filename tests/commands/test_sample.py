@@ -14,13 +14,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from glow import load
-from glow.commands.cli import compose
+from glow.checkpoint import read_model, resolve
+from glow.commands.main import compose
 from glow.commands.sample import sample
 from glow.commands.session import Session
 from glow.data import Digits
 from glow.errors import UsageError
 from glow.evaluation.pictures import grid
-from glow.saved import find, read
 
 
 def draw(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_labels_of_real_images(labelled_run: Path, tmp_path: Path) -> None:
     data = Digits(name="digits", shape=(1, 8, 8), batch_size=4)
     data.setup("test")
     labels = data.splits["test"][1][:2].tolist()  # type: ignore[index]
-    saved = read(find(labelled_run))
+    saved = read_model(resolve(labelled_run))
     for label, expected in (([], labels), (["label=3"], [3, 3]), (["label=[8,1]"], [8, 1])):
         cfg = compose("sample", [f"out={tmp_path}", "mode=reconstruct", "images=[0,1]", *label])
         _, y = Session(cfg, saved, saved.flow()).images([])

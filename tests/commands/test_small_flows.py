@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from glow.commands.cli import CONF, compose
+from glow.checkpoint import SavedModel, load
 from glow.commands.evaluate import evaluate
+from glow.commands.main import CONF, compose
 from glow.commands.sample import sample
-from glow.models import build
-from glow.saved import Saved, load
-from glow.targets import TARGETS
+from glow.distributions.plane import DENSITIES
+from glow.flows import build
 
 Run = Callable[..., dict[str, Any]]
 
@@ -46,7 +46,7 @@ def test_densities_run_on_points(run: Run, kind: str) -> None:
     assert results["test"]["raw"] > results["true_nll"]
 
 
-@pytest.mark.parametrize("kind", [k for k in TARGETS if k != "checkerboard"])
+@pytest.mark.parametrize("kind", [k for k in DENSITIES if k != "checkerboard"])
 def test_every_density_runs_on_its_formula(run: Run, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     results = run("experiment=reverse_kl", f"dataset={kind}", *POINTS)
     report = results["reverse_kl"]
@@ -138,7 +138,7 @@ def test_exported_models_come_back(family: str, tmp_path: Path) -> None:
     model = {"shape": [2], **EXPORTED[family], "family": family}
     flow = build(model).eval()
     path = tmp_path / "model.safetensors"
-    Saved(tmp_path / "x.ckpt", model, None, 0, 0, {"raw": flow.state_dict()}).export(path)
+    SavedModel(tmp_path / "x.ckpt", model, None, 0, 0, {"raw": flow.state_dict()}).export(path)
     for a, b in zip(flow.state_dict().values(), load(path).state_dict().values(), strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == {"initialized": False} or a == b
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from glow.commands.cli import compose, refuse_hydra
 from glow.commands.evaluate import evaluate
+from glow.commands.main import compose, refuse_hydra
 from glow.commands.sample import sample
 from glow.commands.targets import check_targets
 from glow.errors import UsageError
@@ -31,7 +31,7 @@ DIGITS = ("debug=fast", "resume=true", "model.depth=1", "model.width=8", "callba
         "callbacks.ema._target_=lightning.pytorch.trainer.trainer.os.system",  # out of the package by attributes
         "callbacks.ema._target_=torch.hub.load",
         "callbacks.ema._target_=lightning.Trainer",  # a class of another kind
-        "dataset._target_=glow.models.build",  # a function
+        "dataset._target_=glow.flows.build",  # a function
         "dataset._target_=glow.data.ArrayData.load",
         "dataset._target_=glow.nowhere.Digits",
         "dataset._target_=[os.system]",
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_would_run_code(run: Run, tmp_path: Path, name: str) -
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "glow.models.build", "torch.hub.load"])
+@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "glow.flows.build", "torch.hub.load"])
 def test_a_checkpoint_whose_data_is_other_code(tiny_run: Path, tmp_path: Path, target: str) -> None:
     content = torch.load(tiny_run / "checkpoints/best.ckpt", weights_only=True)
     content["hyper_parameters"]["dataset"]["_target_"] = target

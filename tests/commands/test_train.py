@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glow.commands.cli import CONF, compose
+from glow.commands.main import CONF, compose
 from glow.errors import UsageError
 from glow.training import FlowModule
 
@@ -61,7 +61,7 @@ class TestEveryDataset:
     @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "dataset").glob("*.yaml")))
     def test_the_default_model_fits(self, name: str) -> None:
         """Every `dataset=` on its own composes with a model that takes its shape, levels and classes."""
-        from glow.models import build
+        from glow.flows import build
 
         cfg = compose("train", [f"dataset={name}", *(["dataset.root=x"] if name == "image_folder" else [])])
         model = OmegaConf.to_container(cfg.model, resolve=True)
@@ -163,7 +163,7 @@ class TestFolder:
 
 class TestSettings:
     def test_a_resumed_run_is_not_initialized_again(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        from glow.flow import Flow
+        from glow.flows.flow import Flow
 
         calls = []
         monkeypatch.setattr(

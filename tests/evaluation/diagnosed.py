@@ -7,15 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glow.bijections import (
-    Composition,
-    MultiScale,
-    SplitPrior,
-    Squeeze,
-    TopPrior,
-)
-from glow.flow import Flow
-from glow.models import glow, maf
+from glow.bijections import Composition, MultiScale, SplitPrior, Squeeze, TopPrior
+from glow.flows import glow, maf
+from glow.flows.flow import Flow
 from glow.networks import ZeroConv2d
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from glow.bijections import ActNorm
 from glow.errors import UsageError
 from glow.evaluation.bits import bits_per_dim, evaluate_log_probs, evaluation_noise, summary
-from glow.flow import Flow
-from glow.models import glow, realnvp
+from glow.flows import glow, realnvp
+from glow.flows.flow import Flow
 from glow.seeds import generator
 from glow.training import FlowModule
 

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glow.bijections import Bijection, Dequantize
+from glow.bijections import Bijection
 from glow.errors import UsageError
 from glow.evaluation.completion import Completion, complete, trace_picture
 from glow.evaluation.masks import parse_mask
-from glow.flow import Flow
-from glow.models import glow
+from glow.flows import glow
+from glow.flows.dequantization import Dequantization
+from glow.flows.flow import Flow
 
 MEAN = torch.tensor([110.0, 120.0, 130.0, 140.0])
 SD = torch.tensor([40.0, 30.0, 20.0, 35.0])
@@ -71,7 +72,7 @@ def source(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture
 def gaussian() -> Flow:
-    return Flow(Linear(), (1, 2, 2), Dequantize(256)).eval()
+    return Flow(Linear(), (1, 2, 2), Dequantization(256)).eval()
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ class TestTheDistribution:
 
     def test_counts_the_jacobian(self) -> None:
         """Given x_1, the distribution function of x_2 is Phi(sinh(10 x_2 - 6 x_1)): Kolmogorov and Smirnov's test."""
-        flow = Flow(Sinh(), (1, 1, 2), Dequantize(256)).eval()
+        flow = Flow(Sinh(), (1, 1, 2), Dequantization(256)).eval()
         image = torch.tensor([[[140, 0]]], dtype=torch.uint8)
         completion = complete(
             flow, image, torch.tensor([[False, True]]), n=4000, steps=80, generator=source()
@@ -128,7 +129,7 @@ class TestTheDistribution:
         assert (rank - torch.linspace(0, 1, len(rank))).abs().max() < 1.95 / math.sqrt(4000) + 0.01
 
     def test_stays_where_the_density_is_finite(self) -> None:
-        flow = Flow(Sinh(edge=0.05), (1, 1, 2), Dequantize(256)).eval()
+        flow = Flow(Sinh(edge=0.05), (1, 1, 2), Dequantization(256)).eval()
         image = torch.tensor([[[140, 0]]], dtype=torch.uint8)
         completion = complete(flow, image, torch.tensor([[False, True]]), n=200, steps=60, generator=source())
         grey = completion.images[..., 1].float()

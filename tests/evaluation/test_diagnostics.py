@@ -13,19 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.bijections import (
-    ActNorm,
-    AffineCoupling,
-    Bijection,
-    Composition,
-    GlowLevel,
-    PlainConv1x1,
-)
+from glow.bijections import ActNorm, AffineCoupling, Bijection, Composition, FullConv1x1
 from glow.errors import UsageError
 from glow.evaluation.diagnostics import diagnose
 from glow.evaluation.findings import findings
-from glow.flow import Flow
-from glow.models import realnvp
+from glow.flows import realnvp
+from glow.flows.flow import Flow
+from glow.fused import GlowLevel
 from glow.networks import ScaledConv2d
 from glow.seeds import generator
 
@@ -99,7 +93,7 @@ class Double(Bijection):
 
 
 def test_every_kind_of_step_has_its_own_share() -> None:
-    actnorm, matrix = ActNorm(4), PlainConv1x1(4)
+    actnorm, matrix = ActNorm(4), FullConv1x1(4)
     actnorm.logs.data[:] = torch.tensor([0.1, 0.2, 0.0, 0.0])
     matrix.matrix.data = torch.diag(torch.tensor([1.0, 2.0, 1.0, 1.0]))
     report = diagnose(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from glow.evaluation.latents import decode, flatten, great_circle, interpolate, line, redraw, unflatten
-from glow.flow import Flow
-from glow.models import glow, realnvp
+from glow.flows import glow, realnvp
+from glow.flows.flow import Flow
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from glow.evaluation.pictures import grid, sample_grid, save_picture, temperature_grid
-from glow.flow import Flow
-from glow.models import glow
+from glow.flows import glow
+from glow.flows.flow import Flow
 
 
 @pytest.fixture

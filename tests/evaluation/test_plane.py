@@ -24,8 +24,8 @@ from glow.evaluation.plane import (
     qq_points,
     ring_fractions,
 )
-from glow.flow import Flow
-from glow.models import maf, realnvp
+from glow.flows import maf, realnvp
+from glow.flows.flow import Flow
 
 ENTROPY = math.log(2 * math.pi * math.e)
 """Of a standard normal in the plane, nats."""

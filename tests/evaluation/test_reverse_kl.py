@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from glow.bijections import Composition, DiagonalScale
-from glow.commands.cli import compose
+from glow.commands.main import compose
+from glow.distributions.plane import DoubleWell, PlaneDensity
 from glow.errors import UsageError
 from glow.evaluation.reverse_kl import reverse_kl_report
-from glow.flow import Flow
-from glow.models import nsf, realnvp
-from glow.targets import DoubleWell, Target
+from glow.flows import nsf, realnvp
+from glow.flows.flow import Flow
 from glow.training import FlowModule
 
 
-class Wide(Target):
+class Wide(PlaneDensity):
     """A normal of standard deviation 1.5, times e."""
 
     box = (-12.0, 12.0, -12.0, 12.0)
@@ -35,7 +35,7 @@ def scaled(by: float) -> Flow:
     return Flow(Composition([scale]), (2,))
 
 
-def report(flow: Flow, target: Target, n: int = 40_000) -> dict[str, float]:
+def report(flow: Flow, target: PlaneDensity, n: int = 40_000) -> dict[str, float]:
     return reverse_kl_report(flow, target, n, torch.Generator().manual_seed(0))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from glow.commands.cli import CONF
+from glow.commands.main import CONF
 
 PAIRS = ("realnvp", "nsf", "nsf-ar", "maf")
 

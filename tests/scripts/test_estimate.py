@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from glow.commands.cli import CONF
+from glow.commands.main import CONF
 
 SCRIPT = CONF.parent / "scripts" / "estimate.py"
 

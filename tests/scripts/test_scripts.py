@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.commands.cli import CONF
+from glow.commands.main import CONF
 
 ROOT = CONF.parent
 

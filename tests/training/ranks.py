@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from glow.commands.cli import compose
+from glow.commands.main import compose
 from glow.commands.train import train
 from glow.training import EMA
 

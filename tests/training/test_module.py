@@ -14,8 +14,9 @@ import torch
 
 from glow.bijections import ActNorm, AffineCoupling
 from glow.data import Digits
-from glow.models import build
-from glow.training import EMA, FlowModule, Initialize, LastCheckpoint
+from glow.flows import build
+from glow.resilience import LastCheckpoint
+from glow.training import EMA, FlowModule, Initialize
 
 MODEL = {"family": "glow", "image_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 16}
 OPTIMIZER = {"name": "adamax", "lr": 2e-3, "warmup_epochs": 0.2}

@@ -1,0 +1,215 @@
+"""Trained flows on disk: a run's folder, a Lightning checkpoint, or a safetensors file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from glow.distributions.base import Distribution
+from glow.errors import UnreadableError, UsageError, check_choice, nearest
+from glow.flows import build
+
+OTHER_VERSION = "was written by another version of this program, whose weights have other names"
+HEADER = "glow"
+"""The key of a safetensors file's metadata that holds the configuration, as JSON."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a file holds, by value: no code of it has run.
+
+    Attributes:
+        path: the file.
+        model: the configuration of ``glow.flows.build``.
+        dataset: that of the data which it was trained on, if known.
+        seed: of the run.
+        steps: of the optimizer.
+        weights: state dicts of the flow: ``raw``, and ``ema`` if the run averaged its weights.
+    """
+
+    path: Path
+    model: dict[str, Any]
+    dataset: dict[str, Any] | None
+    seed: int
+    steps: int
+    weights: dict[str, dict[str, Any]]
+
+    @property
+    def best(self) -> str:
+        """The weights to prefer: ``ema`` where there are some, else ``raw``."""
+        return "ema" if "ema" in self.weights else "raw"
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder if the file is a checkpoint in one, else the file's own."""
+        return self.path.parents[1] if self.path.parent.name == "checkpoints" else self.path.parent
+
+    def flow(self, weights: str | None = None) -> Distribution:
+        """The flow, or other density, in evaluation mode, on the CPU.
+
+        Args:
+            weights: ``ema`` or ``raw``; None for the best there are.
+
+        Raises:
+            UsageError: no such weights in the file, or they are of another version of the program.
+        """
+        chosen = self.best if weights is None else weights
+        check_choice("weights", chosen, self.weights)
+        try:
+            flow = build(self.model)
+            flow.load_state_dict(self.weights[chosen])
+        except UsageError as error:
+            raise UsageError(
+                f"{self.path} was written by another version of this program: {error}"
+            ) from error
+        except RuntimeError as error:
+            raise UsageError(f"{self.path} {OTHER_VERSION}: use that version, or train anew") from error
+        return flow.eval()
+
+    def export(self, path: Path, weights: str | None = None) -> None:
+        """Write one kind of weights as safetensors, with the configuration in the header."""
+        chosen = self.best if weights is None else weights
+        flow = self.flow(chosen)
+        tensors = {k: v.contiguous() for k, v in flow.state_dict().items() if isinstance(v, Tensor)}
+        about = {"model": self.model, "dataset": self.dataset, "seed": self.seed, "steps": self.steps}
+        header = {"format": "pt", HEADER: json.dumps(about | {"weights": chosen})}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path, metadata=header)
+
+
+def load(path: str | Path, weights: str | None = None) -> Distribution:
+    """A trained flow, or other density, in evaluation mode, on the CPU.
+
+    Args:
+        path: a run's folder (its best checkpoint is taken), a ``.ckpt`` or a ``.safetensors`` file.
+        weights: ``ema`` or ``raw``; None for the averaged ones where there are some.
+
+    Raises:
+        UsageError: there is no such file, it is no checkpoint, is cut short, is of another version, or asks to
+            run code.
+    """
+    return read_model(resolve(path)).flow(weights)
+
+
+def resolve(path: str | Path | None, output_dir: str | Path = "outputs") -> Path:
+    """The file that a run's folder, a file, or None (the newest run below ``output_dir``) means.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path is None:
+        found = sorted(Path(output_dir).rglob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise UsageError(
+                f"there is no run in output_dir={output_dir} yet: train one, or name a file with ckpt="
+            )
+        path = found[-1].parents[1]
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in (
+            "checkpoints/best.ckpt",
+            "checkpoints/last.ckpt",
+            "checkpoints/previous.ckpt",
+            "best.ckpt",
+            "last.ckpt",
+        ):
+            if (path / name).is_file():
+                return path / name
+        raise UsageError(f"ckpt={path} is no run: it has neither checkpoints/best.ckpt nor last.ckpt")
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise UsageError(f"ckpt={path} is not there{nearest(path.name, beside)}")
+
+
+def read_model(path: Path) -> SavedModel:
+    """What a checkpoint or a safetensors file holds; nothing in it can run code.
+
+    Raises:
+        UsageError: it is neither, is cut short, or holds other things than weights and plain values.
+    """
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+
+
+def _read_checkpoint(path: Path) -> SavedModel:
+    if not _is_whole(path):
+        raise UsageError(f"{path} is no checkpoint, or is cut short or damaged")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the reader of a damaged file runs into
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise UsageError(
+                f"{path} asks to run code, which a checkpoint of this program does not; it was not opened"
+            ) from error
+        raise UsageError(f"{path} is no checkpoint, or is damaged ({type(error).__name__})") from error
+    if not isinstance(content, dict) or not {"hyper_parameters", "state_dict"} <= content.keys():
+        raise UsageError(
+            f"{path} is no checkpoint of this program: it has no hyper_parameters and state_dict"
+        )
+    about = content["hyper_parameters"]
+    if not isinstance(about, Mapping):
+        raise UsageError(f"{path} is no checkpoint of this program: its hyper_parameters have no names")
+    states: dict[str, Any] = {"raw": content["state_dict"]}
+    if "current_model_state" in content:
+        states = {"ema": content["state_dict"], "raw": content["current_model_state"]}
+    if not all(
+        isinstance(state, Mapping) and all(isinstance(k, str) for k in state) for state in states.values()
+    ):
+        raise UsageError(f"{path} is no checkpoint of this program: its state_dict holds no weights by name")
+    weights = {
+        kind: {k.removeprefix("flow."): v for k, v in state.items() if k.startswith("flow.")}
+        for kind, state in states.items()
+    }
+    return _checked(path, dict(about, steps=content.get("global_step", 0)), weights)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of the file has its checksum (CRC-32), which torch writes but does not look at."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the reader of a damaged file runs into
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ENOENT):
+            raise UnreadableError(f"{path} cannot be read now: {error.strerror}") from error
+        return False
+
+
+def _read_safetensors(path: Path) -> SavedModel:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            tensors: dict[str, Any] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is no safetensors file, or is cut short ({error})") from error
+    try:
+        about = json.loads(header or "")
+        weights = {about["weights"]: tensors | {"_extra_state": {"initialized": True}}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} was not exported by this program: its header does not say which model the weights are of"
+        ) from error
+    return _checked(path, about, weights)
+
+
+def _checked(path: Path, about: Mapping[str, Any], weights: dict[str, dict[str, Any]]) -> SavedModel:
+    model, dataset, seed, steps = (about.get(k) for k in ("model", "dataset", "seed", "steps"))
+    if not isinstance(model, Mapping) or not isinstance(dataset, Mapping | None):
+        raise UsageError(f"{path} does not say which model its weights are of")
+    if not isinstance(seed, int) or not isinstance(steps, int) or seed < 0:
+        raise UsageError(f"{path} is no checkpoint of this program: its seed or steps are no numbers")
+    return SavedModel(path, dict(model), None if dataset is None else dict(dataset), seed, steps, weights)

@@ -1,0 +1,101 @@
+"""What training and measuring need of a model, be it a flow or not."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijections.base import Shape
+from glow.errors import UsageError
+
+if TYPE_CHECKING:
+    from glow.flows.dequantization import Dequantization
+
+
+class Distribution(nn.Module, ABC):
+    """A trainable density, or distribution of integers. Calling it is ``log_prob``.
+
+    Args:
+        event_shape: the shape of one element of the data, without the batch.
+        dequantize: how integers become real numbers; None where the model takes its data as they are.
+        classes: number of labels that it is conditioned on; 0 for none.
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], dequantize: Dequantization | None = None, classes: int = 0
+    ) -> None:
+        super().__init__()
+        self.event_shape: Shape = tuple(event_shape)
+        self.dequantize = dequantize
+        self.classes = classes
+        self.initialized = True
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """The log-density or log-probability of ``x`` (B, *event_shape), or a lower bound on it: (B,), nats.
+
+        Args:
+            x: the data.
+            y: labels (B,) of a class-conditional model.
+            noise: what ``noise`` gives; drawn anew when absent.
+        """
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        y: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw ``n`` elements (n, *event_shape)."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """The same as ``log_prob``."""
+        return self.log_prob(x, y, noise)
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """The random numbers that ``log_prob`` of ``n`` elements needs, on the generator's device; None if none."""
+        return None
+
+    def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
+        """Set data-dependent layers from a batch, where there are any."""
+
+    def compile(self, **options: Any) -> None:
+        """Compile what repeats. Raises ``UsageError`` where nothing does."""
+        raise UsageError("only models of the glow family can be compiled: set compile=false")
+
+    @property
+    def grey_levels(self) -> int | None:
+        """Levels of the integers that it models; None for real numbers."""
+        return self.dequantize.levels if self.dequantize else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters, which is that of latents and densities."""
+        return next(self.parameters()).dtype
+
+    def check_event(self, x: Tensor) -> None:
+        """Raise ``UsageError`` unless x is a batch of events."""
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise UsageError(
+                f"x must have shape (B, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}"
+            )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Keeps ``initialized`` in the state dict."""
+        return {"initialized": self.initialized}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores ``initialized`` from the state dict."""
+        self.initialized = bool(state["initialized"])

@@ -1,0 +1,245 @@
+"""A flow: a bijection to a base distribution, and the density and sampler that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glow.bijections import Bijection, DataDependent, MultiScale
+from glow.bijections.base import Shape
+from glow.distributions.base import Distribution
+from glow.distributions.latent import Base, StandardNormal
+from glow.errors import UsageError, check_positive
+from glow.flows.dequantization import Dequantization
+from glow.fused import GlowLevel, unfused
+
+
+class Flow(Distribution):
+    r"""The density of data pushed forward from a base distribution by an invertible map.
+
+    .. math:: \log p(x) = \sum_i \log b(z_i) + \log |\det \partial z / \partial x|
+
+    (change of variables; Dinh et al. 2014, equation 1). The latents z, one tensor per scale, are
+    standard normal under the model unless another base is given: learned priors are part of the bijection.
+    Calling the flow is ``log_prob``.
+
+    A flow of integer data has a ``Dequantization``; its log-probabilities are then lower bounds on those of
+    the integers and already hold the level correction, so that ``-log_prob / (D ln 2)`` is bits/dim.
+
+    A flow with data-dependent layers must be initialized before it trains, once and before any
+    distributed wrapping: ``flow.initialize(batch)``. Whether that was done is kept with the weights.
+
+    Args:
+        bijection: maps data to one tensor (a ``Bijection``) or to a list, one per scale (``MultiScale``).
+        event_shape: the shape of one element of the data, without the batch.
+        dequantize: from integers to what the bijection takes; None for real-valued data.
+        classes: number of labels that the bijection is conditioned on; 0 for none.
+        base: the distribution b of the latents; the standard normal when absent.
+    """
+
+    def __init__(
+        self,
+        bijection: Bijection | MultiScale,
+        event_shape: Sequence[int],
+        dequantize: Dequantization | None = None,
+        classes: int = 0,
+        base: Base | None = None,
+    ) -> None:
+        super().__init__(event_shape, dequantize, classes)
+        self.bijection = bijection
+        self.base = base or StandardNormal()
+        self.latent_shapes: list[Shape] = (
+            bijection.latent_shapes(self.event_shape)
+            if isinstance(bijection, MultiScale)
+            else [bijection.output_shape(self.event_shape)]
+        )
+        self.initialized = not any(isinstance(m, DataDependent) for m in self.modules())
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """The log-density of ``x``, or the lower bound on its log-probability if it is integer.
+
+        Args:
+            x: data (B, *event_shape).
+            y: labels (B,), integers in 0 .. classes-1; only for class-conditional flows.
+            noise: dequantization noise in [0, 1) of x's shape; drawn anew when absent.
+
+        Returns:
+            (B,), nats.
+
+        Raises:
+            UsageError: x has another shape or type, y is missing or out of range, or the flow is in
+                training mode and was never initialized.
+        """
+        if self.training and not self.initialized:
+            raise UsageError("this flow is not initialized: call flow.initialize(batch) before training it")
+        latents, log_det = self._to_latents(x, y, noise)
+        for z in latents:
+            log_det = log_det + self.base.log_prob(z)
+        return log_det
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Dequantization noise in [0, 1) for ``n`` elements of integers: (n, *event_shape)."""
+        if self.dequantize is None:
+            return None
+        device = generator.device if generator is not None else self.device
+        return torch.rand(n, *self.event_shape, generator=generator, device=device, dtype=self.dtype)
+
+    def encode(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> list[Tensor]:
+        """The latents of ``x``, one tensor per scale, finest first.
+
+        Args:
+            x: data (B, *event_shape).
+            y: labels (B,) of a class-conditional flow.
+            noise: where in their bins integers are taken, as in ``log_prob``; at the centres when absent.
+        """
+        if noise is None and self.dequantize:
+            noise = torch.tensor(0.5, device=x.device, dtype=self.dtype)
+        return self._to_latents(x, y, noise)[0]
+
+    def decode(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
+        """Data (B, *event_shape) from latents, the inverse of ``encode``; uint8 for a flow of integers."""
+        x = self.generate(latents, y)
+        return self.dequantize.inverse(x)[0] if self.dequantize else x
+
+    def generate(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
+        """The real values (B, *event_shape) that ``decode`` rounds down to integers, differentiable."""
+        return self._from_latents(latents, y)[0]
+
+    def generate_with_log_prob(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Real values (B, *event_shape) from latents and their log-density (B,), in one pass and differentiable.
+
+        It is what reverse-KL training needs (Rezende & Mohamed 2015, section 4).
+        """
+        x, log_prob = self._from_latents(latents, None)
+        log_prob = -log_prob
+        for z in latents:
+            log_prob = log_prob + self.base.log_prob(z)
+        return x, log_prob
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        y: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw ``n`` elements (n, *event_shape), uint8 for a flow of integers.
+
+        Args:
+            n: how many.
+            temperature: factor on the standard deviation of every latent, above zero (Kingma & Dhariwal
+                2018, section 6.2), or what the base takes it for; 1 samples the model itself.
+            y: labels (n,), or one for all; a class-conditional flow draws uniform ones when absent.
+            generator: source of the latents (and labels); the global one when absent. With a CPU generator
+                the samples are the same on every device.
+        """
+        latents = self.draw(n, temperature=temperature, generator=generator)
+        if isinstance(y, int):
+            y = torch.full((n,), y)
+        elif y is None and self.classes:
+            source = generator.device if generator is not None else self.device
+            y = torch.randint(self.classes, (n,), generator=generator, device=source)
+        return self.decode(latents, None if y is None else y.to(self.device))
+
+    def draw(
+        self, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """The latents of ``n`` samples, one tensor (n, ...) per scale, on the flow's device.
+
+        Args:
+            n: how many.
+            temperature: see ``sample``.
+            generator: their source; they are drawn on its device in float32, so that one of the CPU gives the same
+                on every device.
+        """
+        check_positive("n", n, integer=True)
+        check_positive("temperature", temperature)
+        with self.device if generator is None else nullcontext():
+            drawn = [
+                self.base.sample(n, shape, temperature=temperature, generator=generator)
+                for shape in self.latent_shapes
+            ]
+        return [z.to(self.device, self.dtype) for z in drawn]
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
+        """Set every data-dependent layer from the batch ``x``, each from what reaches it through the others.
+
+        Args:
+            x: a representative batch (B, *event_shape), at least 256 images for a real model.
+            y: labels (B,) of a class-conditional flow.
+            noise: dequantization noise as in ``log_prob``; with it, the result depends on the arguments and
+                the weights alone.
+        """
+        layers = [m for m in self.modules() if isinstance(m, DataDependent)]
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, inputs: layer.initialize(inputs[0]))
+            for layer in layers
+        ]
+        before, self.initialized = self.initialized, True
+        try:
+            with unfused(self):
+                self.log_prob(x, y, noise)
+        except BaseException:
+            self.initialized = before
+            raise
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def compile(self, **options: Any) -> None:
+        """Compile what repeats, the steps of a Glow, with ``torch.compile``, whose options these are.
+
+        Weights and their names stay as they are; see ``GlowLevel.compile``.
+
+        Raises:
+            UsageError: the flow is no Glow.
+        """
+        levels = [m for m in self.modules() if isinstance(m, GlowLevel)]
+        if not levels:
+            super().compile()
+        for level in levels:
+            level.compile(**options)
+
+    def _to_latents(self, x: Tensor, y: Tensor | None, noise: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        self.check_event(x)
+        self._check_labels(y, len(x))
+        level_correction: Tensor | float = 0.0
+        if self.dequantize:
+            if noise is None:
+                noise = self.noise(len(x))
+            x, level_correction = self.dequantize(x, noise=noise)
+        z, log_det = self.bijection(x, y)
+        return (z if isinstance(z, list) else [z]), log_det + level_correction
+
+    def _from_latents(self, latents: Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, Tensor]:
+        self._check_labels(y, len(latents[0]))
+        if isinstance(self.bijection, MultiScale):
+            return self.bijection.inverse(latents, y)
+        return self.bijection.inverse(latents[0], y)
+
+    def _check_labels(self, y: Tensor | None, n: int) -> None:
+        if not self.classes:
+            if y is not None:
+                raise UsageError("y was given, but this flow is not class-conditional")
+            return
+        if (
+            y is None
+            or y.is_floating_point()
+            or tuple(y.shape) != (n,)
+            or ((y < 0) | (y >= self.classes)).any()
+        ):
+            got = (
+                "none"
+                if y is None
+                else f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
+            )
+            raise UsageError(
+                f"y must be one integer label from 0 to {self.classes - 1} per element ({n},), got {got}"
+            )

@@ -1,0 +1,95 @@
+"""The masked autoencoder as a density of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glow.bijections.elementwise import tanh_log_scale
+from glow.distributions.base import Distribution
+from glow.distributions.latent import LOG_2_PI
+from glow.errors import UsageError, check_positive
+from glow.networks import MADE
+
+
+class MADEDensity(Distribution):
+    r""":math:`p(x) = \prod_i p(x_i | x_{<i})` with all conditionals from one pass (Germain et al. 2015).
+
+    The conditionals are Gaussian for vectors and Bernoulli for binary images. A network with M masks is M such models,
+    which share their weights: training takes them in turn, one for each batch, and evaluation takes the mean of their
+    densities (order-agnostic and connectivity-agnostic training, section 4).
+
+    Args:
+        network: with two outputs per dimension for Gaussians, one for Bernoullis.
+        event_shape: (D,), or (C, H, W) of binary images.
+    """
+
+    turn: Tensor
+
+    def __init__(self, network: MADE, event_shape: Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.network = network
+        self.binary = len(self.event_shape) == 3
+        self.register_buffer("turn", torch.zeros((), dtype=torch.long))
+
+    @property
+    def grey_levels(self) -> int | None:
+        """Two for images."""
+        return 2 if self.binary else None
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """(B, *event_shape) -> (B,), nats; images hold 0 and 1, as numbers of any type."""
+        self.check_event(x)
+        x = x.flatten(1).to(self.dtype)
+        if self.binary and ((x != 0) & (x != 1)).any():
+            raise UsageError("made models images of two grey levels, 0 and 1: set dataset.grey_levels=2")
+        masks = len(self.network.orders)
+        if self.training and masks > 1:
+            which = int(self.turn) % masks
+            self.turn += 1
+            return self._log_prob(x, which)
+        return torch.stack([self._log_prob(x, k) for k in range(masks)]).logsumexp(0) - math.log(masks)
+
+    def _log_prob(self, x: Tensor, which: int) -> Tensor:
+        h = self.network(x, which=which).to(x.dtype)
+        if self.binary:
+            return -F.binary_cross_entropy_with_logits(h[..., 0], x, reduction="none").sum(1)
+        mean, log_sd = h[..., 0], tanh_log_scale(h[..., 1])
+        return -(0.5 * (((x - mean) * (-log_sd).exp()) ** 2 + LOG_2_PI) + log_sd).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        y: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(n, *event_shape), uint8 for images; each sample in one of the orders, drawn for it, which takes D passes for each that is.
+
+        Temperature divides the logits of Bernoullis and multiplies the standard deviations of Gaussians.
+        """
+        check_positive("n", n, integer=True)
+        check_positive("temperature", temperature)
+        d, device = self.network.orders.shape[1], generator.device if generator is not None else self.device
+        orders = torch.randint(len(self.network.orders), (n,), generator=generator, device=device)
+        random = torch.rand if self.binary else torch.randn
+        draws = random(n, d, generator=generator, device=device).to(self.device, self.dtype)
+        x = torch.zeros(n, d, device=self.device, dtype=self.dtype)
+        for which in orders.unique().tolist():
+            mine = (orders == which).to(self.device)
+            part, own = x[mine], draws[mine]
+            for i in self.network.orders[which].argsort().tolist():
+                h = self.network(part, which=which)[:, i].to(x.dtype)
+                if self.binary:
+                    part[:, i] = (own[:, i] < (h[:, 0] / temperature).sigmoid()).to(x.dtype)
+                else:
+                    part[:, i] = h[:, 0] + temperature * tanh_log_scale(h[:, 1]).exp() * own[:, i]
+            x[mine] = part
+        x = x.unflatten(1, self.event_shape)
+        return x.to(torch.uint8) if self.binary else x

@@ -1,0 +1,95 @@
+"""A variational autoencoder whose posterior is a flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glow.bijections.base import Bijection
+from glow.distributions.base import Distribution
+from glow.distributions.latent import StandardNormal
+from glow.errors import UsageError, check_positive
+
+
+class VAE(Distribution):
+    r"""Binary images from latents, with an amortized posterior (Rezende & Mohamed 2015, section 4.2; Kingma et al. 2016).
+
+    The encoder gives a Gaussian for each image and a context; :math:`z = f(z_0; c)` with :math:`z_0` from the Gaussian,
+    and ``log_prob`` is one draw of the evidence lower bound
+
+    .. math:: \log p(x|z) + \log p(z) - \log q(z_0|x) + \log |\det \partial z / \partial z_0|.
+
+    Several draws together, ``bound=iw`` of ``evaluate.py``, give the importance-weighted log-likelihood (Burda et al. 2016).
+
+    Args:
+        event_shape: (C, H, W) of images with values 0 and 1.
+        encoder: (B, D) -> (B, 2 latents + context): mean, log standard deviation, context.
+        posterior: f, between vectors of the latents, given the context (B, context).
+        decoder: (B, latents) -> logits (B, D).
+        latents: their number.
+    """
+
+    grey_levels = 2
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        encoder: nn.Module,
+        posterior: Bijection,
+        decoder: nn.Module,
+        latents: int,
+    ) -> None:
+        super().__init__(event_shape)
+        self.encoder = encoder
+        self.posterior = posterior
+        self.decoder = decoder
+        self.latents = latents
+        self.prior = StandardNormal()
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Standard normals (n, latents), which the encoder turns into its draws."""
+        device = generator.device if generator is not None else self.device
+        return torch.randn(n, self.latents, generator=generator, device=device, dtype=self.dtype)
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """A lower bound on log P(x), images of 0 and 1 of any type: (B,), nats."""
+        self.check_event(x)
+        x = x.flatten(1).to(self.dtype)
+        if ((x != 0) & (x != 1)).any():
+            raise UsageError("vae models images of two grey levels, 0 and 1: set dataset.grey_levels=2")
+        noise = self.noise(len(x)) if noise is None else noise
+        z, log_q = self._posterior(x, noise)
+        logits = self.decoder(z).to(x.dtype)
+        log_likelihood = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+        return log_likelihood + self.prior.log_prob(z) - log_q
+
+    def _posterior(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, latents) and log q(z|x) (B,)."""
+        mean, log_sd, context = (
+            self.encoder(x).to(x.dtype).tensor_split([self.latents, 2 * self.latents], dim=1)
+        )
+        log_q = self.prior.log_prob(noise) - log_sd.sum(1)
+        z, log_det = self.posterior(mean + log_sd.exp() * noise, context)
+        return z, log_q - log_det
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        y: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """uint8 (n, *event_shape), zeros and ones; temperature is the standard deviation of the latents."""
+        check_positive("n", n, integer=True)
+        check_positive("temperature", temperature)
+        device = generator.device if generator is not None else self.device
+        z = temperature * torch.randn(n, self.latents, generator=generator, device=device)
+        u = torch.rand(n, math.prod(self.event_shape), generator=generator, device=device)
+        probability = self.decoder(z.to(self.device, self.dtype)).sigmoid()
+        return (u.to(probability) < probability).to(torch.uint8).unflatten(1, self.event_shape)

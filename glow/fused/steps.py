@@ -1,0 +1,282 @@
+r"""The K steps of a Glow's level as one function with a hand-written backward pass.
+
+``GlowLevel`` says what a level is, in modules that can be read and taken apart; this file computes the same
+numbers (``tests/bijections/test_level.py`` holds the two together) with a fraction of the kernels and memory:
+
+- Activations are matrices (N, channels) of N = B H W pixels, so that a 1x1 convolution is one matrix product.
+- ActNorm and the 1x1 convolution are one product: :math:`z = W (e^{s} (x + b)) = W' x + b'`.
+- The first 3x3 convolution of a coupling network has few input channels, the last one few output
+  channels. On a GPU the first is a matrix product on the columns of 3x3 neighbourhoods, the last the transpose of
+  one, the 1x1 between them a product. On a CPU all three are convolutions, of oneDNN.
+- The affine coupling writes its half in place.
+- The backward pass keeps what it needs of every step, or computes it again from less (``KEEP``); it then
+  evaluates each network once, and inverts a step from its exact output (Gomez et al. 2017, algorithm 1).
+
+Networks compute in the dtype of their weights (bfloat16 under autocast), all else in that of the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from glow.bijections.base import ieee_precision
+from glow.bijections.coupling import sigmoid_scale
+from glow.fused.products import (
+    Space,
+    first_layer,
+    first_layer_backward,
+    last_layer,
+    last_layer_backward,
+    middle_layer,
+    middle_layer_backward,
+    relu_backward,
+)
+
+KEEP = {"none": 1, "step": 2, "reversible": 0}
+"""``recompute`` -> of every how many steps the input is kept for the backward pass (0: of none, only the
+level's output). Only ``none`` also keeps the networks' hidden layers, which need most of the memory."""
+
+
+class Steps(NamedTuple):
+    """The parameters of K steps on C channels, or of one of them without the leading K.
+
+    The first c = C // 2 channels condition the rest. The coupling networks have ``width`` hidden channels and
+    O outputs per pixel: the shifts, then (affine couplings) what the scales are the sigmoid of.
+    """
+
+    matrix: Tensor  # (K, C, C)
+    bias: Tensor  # (K, C)
+    w1: Tensor  # (K, width, ...), see first_weight
+    b1: Tensor  # (K, width)
+    w2: Tensor  # (K, width, width, ...), see middle_weight
+    b2: Tensor  # (K, width)
+    w3: Tensor  # (K, ...), see last_weight
+    b3: Tensor  # (K, O), in the dtype of the activations
+
+    def unbind(self) -> list[Steps]:
+        """Those of every step."""
+        return [Steps(*tensors) for tensors in zip(*(t.unbind() for t in self), strict=True)]
+
+    @property
+    def first(self) -> int:
+        """c, the number of channels that condition."""
+        return self.matrix.shape[-1] // 2
+
+
+class Hidden(NamedTuple):
+    """What the backward pass needs of a coupling network: two hidden layers (N, width), the scale (N, C - c)."""
+
+    a1: Tensor
+    a2: Tensor
+    scale: Tensor | None  # None in an additive coupling
+
+
+def network(
+    x1: Tensor, p: Steps, space: Space, min_scale: float | None
+) -> tuple[Tensor, Tensor | None, Hidden]:
+    """The coupling's shift and log-scale (N, C - c) for the conditioning half (N, c).
+
+    ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
+    """
+    a1 = first_layer(x1, p.w1, p.b1, space)
+    a2 = middle_layer(a1, p.w2, p.b2, space)
+    h = last_layer(a2, p.w3, p.b3, space)
+    if min_scale is None:
+        return h, None, Hidden(a1, a2, None)
+    shift, raw = h.chunk(2, dim=1)
+    scale, log_scale = sigmoid_scale(raw, min_scale)
+    return shift, log_scale, Hidden(a1, a2, scale)
+
+
+def forward_step(
+    x: Tensor, total: Tensor, p: Steps, space: Space, min_scale: float | None
+) -> tuple[Tensor, Tensor, Hidden]:
+    """One step: x (N, C) -> z (N, C), ``total`` (N, C - c) plus the log-scales, and what backward needs."""
+    z = torch.addmm(p.bias, x, p.matrix.T)
+    x1, x2 = z.tensor_split([p.first], dim=1)
+    shift, log_scale, hidden = network(x1, p, space, min_scale)
+    x2 += shift
+    if hidden.scale is not None and log_scale is not None:
+        x2 *= hidden.scale
+        total = total + log_scale
+    return z, total, hidden
+
+
+def inverse_step(
+    z: Tensor, total: Tensor, p: Steps, inverse: Tensor, space: Space, min_scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """One step back: z (N, C) -> x (N, C), and ``total`` (N, C - c) minus the log-scales."""
+    shift, log_scale, hidden = network(z[:, : p.first], p, space, min_scale)
+    if log_scale is not None:
+        total = total - log_scale
+    return undo(z, shift, hidden.scale, p, inverse), total
+
+
+def undo(z: Tensor, shift: Tensor, scale: Tensor | None, p: Steps, inverse: Tensor) -> Tensor:
+    """The input of a step whose coupling network was evaluated; ``inverse`` is that of ``p.matrix``."""
+    z1, z2 = z.tensor_split([p.first], dim=1)
+    return (torch.cat((z1, (z2 if scale is None else z2 / scale) - shift), dim=1) - p.bias) @ inverse.T
+
+
+def backward_step(
+    g: Tensor,
+    g_total: Tensor,
+    x: Tensor | None,
+    z: Tensor,
+    hidden: Hidden | None,
+    p: Steps,
+    inverse: Tensor | None,
+    space: Space,
+    min_scale: float | None,
+) -> tuple[Tensor, Tensor, Steps]:
+    """Gradients of one step.
+
+    Args:
+        g: gradient of the loss with respect to z (N, C); is overwritten.
+        g_total: with respect to the sum of the log-scales (N, C - c).
+        x: the step's input (N, C), or None to get it back from z.
+        z: the step's output (N, C).
+        hidden: what ``forward_step`` returned, or None to evaluate the network again.
+        p: the step's parameters.
+        inverse: of ``p.matrix``, when x is None.
+        space: see ``Space``.
+        min_scale: see ``network``.
+
+    Returns:
+        the gradient with respect to x, x, and the gradients with respect to the parameters.
+    """
+    z1, z2 = z.tensor_split([p.first], dim=1)
+    if hidden is None:
+        shift, _, hidden = network(z1, p, space, min_scale)
+        if x is None:
+            assert inverse is not None
+            x = undo(z, shift, hidden.scale, p, inverse)
+    assert x is not None
+    a1, a2, scale = hidden
+    g1, g2 = g.tensor_split([p.first], dim=1)  # from here on, of the coupling's output, then of its input
+    if scale is None or min_scale is None:
+        g_h = [g2]
+    else:  # z2 = (x2 + shift) scale, so that dz2 / dlog(scale) = z2; slope is dlog(scale) / draw
+        slope = 1 - scale if min_scale == 0 else (scale - min_scale) * (1 - scale) / ((1 - min_scale) * scale)
+        g_raw = torch.addcmul(g_total, g2, z2).mul_(slope)
+        g2 *= scale
+        g_h = [g2, g_raw]
+    g_a2, g_w3, g_b3 = last_layer_backward(*g_h, x=a2, weight=p.w3, space=space)
+    g_a1, g_w2, g_b2 = middle_layer_backward(relu_backward(g_a2, a2), a1, p.w2, space)
+    g_x1, g_w1, g_b1 = first_layer_backward(relu_backward(g_a1, a1), z1, p.w1, space)
+    g1 += g_x1
+    gradients = Steps(g.T @ x, g.sum(0), g_w1, g_b1, g_w2, g_b2, g_w3, g_b3.to(g.dtype))
+    return g @ p.matrix, x, gradients
+
+
+class Kernels(NamedTuple):
+    """The three functions, as they are or compiled."""
+
+    forward: Callable[..., Any] = forward_step
+    inverse: Callable[..., Any] = inverse_step
+    backward: Callable[..., Any] = backward_step
+
+
+class Settings(NamedTuple):
+    """What does not change from batch to batch."""
+
+    space: Space
+    min_scale: float | None
+    recompute: str
+    kernels: Kernels
+
+
+def forward_steps(
+    x: Tensor, steps: Steps, settings: Settings, keep: bool, watch: bool
+) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), smallest scale, what ``backward_steps`` needs.
+
+    ``keep`` asks for the last of these, ``watch`` for the smallest scale, a scalar.
+    """
+    space, min_scale, recompute, kernels = settings
+    every = KEEP[recompute]
+    total = x.new_zeros(len(x), x.shape[1] - steps.first)
+    inputs: list[Tensor] = []
+    hiddens: list[Tensor] = []
+    smallest: list[Tensor] = []
+    for k, step in enumerate(steps.unbind()):
+        if keep and every and k % every == 0:
+            inputs.append(x)
+        x, total, hidden = kernels.forward(x, total, step, space, min_scale)
+        if keep and recompute == "none":
+            hiddens += [t for t in hidden if t is not None]
+        if watch and hidden.scale is not None:
+            smallest.append(hidden.scale.amin())
+        del hidden  # or else the next step's layers could not take its memory, which is in the cache
+    return x, total, torch.stack(smallest).amin() if smallest else None, [*inputs, *hiddens]
+
+
+def backward_steps(
+    g: Tensor,
+    g_total: Tensor,
+    z: Tensor,
+    steps: Steps,
+    inverses: Tensor | None,
+    kept: Sequence[Tensor],
+    settings: Settings,
+) -> list[Tensor]:
+    """From the last step to the first: gradients with respect to the input and to all of ``steps``."""
+    space, min_scale, recompute, kernels = settings
+    depth, every = len(steps.matrix), KEEP[recompute]
+    n_inputs = len(range(0, depth, every)) if every else 0
+    inputs, hiddens = kept[:n_inputs], kept[n_inputs:]
+    each = len(hiddens) // depth
+    gradients: list[Steps] = []
+    g = g.clone()
+    each_step = steps.unbind()
+    for k in reversed(range(depth)):
+        x = inputs[k // every] if every and k % every == 0 else None
+        hidden = None
+        if each:
+            a1, a2, *scale = hiddens[each * k : each * (k + 1)]
+            hidden = Hidden(a1, a2, scale[0] if scale else None)
+        inverse = inverses[k] if inverses is not None and x is None else None
+        g, z, gradient = kernels.backward(g, g_total, x, z, hidden, each_step[k], inverse, space, min_scale)
+        gradients.append(gradient)
+    return [g, *(torch.stack(t[::-1]) for t in zip(*gradients, strict=True))]
+
+
+class FusedSteps(torch.autograd.Function):
+    """``forward_steps`` without what is kept, with ``backward_steps`` as its derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, settings: Settings, watch: bool, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``parameters`` are those of a ``Steps``."""
+        keep = any(ctx.needs_input_grad)
+        with ieee_precision(x.device):
+            z, total, smallest, kept = forward_steps(x, Steps(*parameters), settings, keep, watch)
+        if keep:
+            ctx.settings = settings
+            ctx.save_for_backward(z, *parameters, *kept)
+        if smallest is not None:
+            ctx.mark_non_differentiable(smallest)
+        return z, total, smallest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor, g_total: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+        """See ``backward_steps``."""
+        z, *saved = ctx.saved_tensors
+        steps, kept = Steps(*saved[: len(Steps._fields)]), saved[len(Steps._fields) :]
+        with ieee_precision(g.device):
+            inverses = None if ctx.settings.recompute == "none" else inverse_of(steps.matrix)
+            gradient, *gradients = backward_steps(g, g_total, z, steps, inverses, kept, ctx.settings)
+        return gradient, None, None, *gradients
+
+
+def inverse_of(matrix: Tensor) -> Tensor:
+    """The inverses of matrices (K, C, C), computed in float64 (on the CPU for devices without it)."""
+    double = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()
+    return torch.linalg.inv_ex(double).inverse.to(matrix)
