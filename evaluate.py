@@ -1,7 +1,6 @@
 """Measure a trained flow: `python evaluate.py --help`."""
 
-from glow.commands.evaluate import evaluate
 from glow.commands.main import main
 
 if __name__ == "__main__":
-    main(evaluate, "evaluate")
+    main("glow.commands.evaluate:evaluate", "evaluate")

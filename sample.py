@@ -1,7 +1,6 @@
 """Draw from a trained flow: `python sample.py --help`."""
 
 from glow.commands.main import main
-from glow.commands.sample import sample
 
 if __name__ == "__main__":
-    main(sample, "sample")
+    main("glow.commands.sample:sample", "sample")

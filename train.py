@@ -1,7 +1,6 @@
 """Train a normalizing flow: `python train.py --help`."""
 
 from glow.commands.main import main
-from glow.commands.train import train
 
 if __name__ == "__main__":
-    main(train, "train")
+    main("glow.commands.train:train", "train")

@@ -1,36 +1,24 @@
 """``python train.py``: train a flow, test it and leave everything in one folder."""
 
-from __future__ import annotations
-
-import json
 import signal
 import sys
-import traceback
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from glow.checkpoint import OTHER_VERSION, SavedModel, read_model
 from glow.commands.allocator import keep_freed_memory
-from glow.commands.build import build, check_settings
-from glow.commands.report import callback_of, inside, say_results, say_start, summary, write_results
-from glow.commands.targets import check_folders, check_targets
-from glow.data import ArrayData
-from glow.errors import UsageError
-from glow.fused.products import mkldnn_has
-from glow.resilience import BestCheckpoint, LastCheckpoint, StopOnSignal
-from glow.resilience.checkpoints import last_checkpoint
-from glow.resilience.environments import meet_anew
-from glow.resilience.lock import locked
-from glow.resilience.run_folder import check_same, choose_folder, is_finished, open_folder
-from glow.resilience.storage import told_when_full
-from glow.training import EMA, FlowModule, Pictures
+from glow.commands.build import lightning_errors, make, make_each, make_model
+from glow.commands.quiet import quiet_lightning
+from glow.commands.report import draw_final, print_report, print_start, print_stop, run_summary, warn_of_slow_precision
+from glow.commands.testing import test_weights
+from glow.resilience import StopOnSignal
+from glow.resilience.lightning_internals import find_callback
+from glow.resilience.run_folder import RunFolder
+from glow.resilience.storage import disk_full_errors
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -48,133 +36,83 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         SystemExit: once the state is saved, 128 and the signal's number: 143 after SIGTERM, 130 after SIGINT (Ctrl-C),
             138 after SIGUSR1.
     """
-    check_settings(cfg)
-    folder = choose_folder(cfg)
-    cfg.run_dir = str(folder)
-    OmegaConf.resolve(cfg)
-    plain: Any = OmegaConf.to_container(cfg)
-    check_targets(plain)
-    check_folders(plain, cfg.run_dir)
-    if check_same(folder, cfg) and is_finished(folder, cfg):
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        print(f"{folder} is finished; raise its trainer.max_* to go on, or start over with resume=false")
-        say_results(results, folder)
-        return results
+    quiet_lightning()
+    run = RunFolder(cfg)
+    if run.finished:
+        print(f"{run.path} is finished; raise its fit.max_* to go on, or start over with resume=false")
+        return print_report(run.results(), run.path)
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.backends.cudnn.allow_tf32 = False  # float32 means IEEE; bf16-mixed is the faster choice
     keep_freed_memory()
-    data, module, trainer = build(cfg)
-    with locked(folder) if trainer.is_global_zero else nullcontext():
-        if trainer.is_global_zero:
-            check_same(folder, cfg)  # once more: it may have been another's until now
-            open_folder(folder, cfg)
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not mkldnn_has(torch.bfloat16):
-            rank_zero_warn(
-                f"trainer.precision={cfg.trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
-                "times as long as with trainer.precision=32-true"
-            )
-        last = callback_of(trainer, LastCheckpoint)
-        checkpoint = last.newest_whole() if last else None
-        say_start(cfg, module, trainer, folder, checkpoint)
-        if checkpoint is not None:
-            module.flow.initialized = True  # by what the checkpoint holds
-        meet_anew()
-        _fit(cfg, trainer, module, data, checkpoint)
-        with told_when_full(folder):
-            return _finish(cfg, trainer, module, data, folder)
+    values: Any = OmegaConf.to_container(cfg)
+    data = make("dataset", cfg.dataset, seed=cfg.seed)
+    flow = make_model(cfg.model)
+    if cfg.compile:
+        flow.compile()
+    objective = make("objective", cfg.objective)
+    optimizer, schedule = make("optimizer", cfg.optimizer), None
+    if cfg.schedule is not None and "_target_" in cfg.schedule:
+        schedule = make("schedule", cfg.schedule)
+    module = objective(
+        flow, optimizer, schedule, model=values["model"], dataset=values["dataset"], seed=cfg.seed
+    )
+    trainer = make_trainer(cfg)
+    warn_of_slow_precision(trainer)
 
-
-def _fit(
-    cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, checkpoint: Path | None
-) -> None:
-    try:
-        with told_when_full(Path(cfg.run_dir)):
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException:
-        _leave(cfg, trainer)
-    except SystemExit:  # Lightning's answer to a second Ctrl-C
-        sys.exit(130)
-    except RuntimeError as error:
-        if checkpoint is not None and "Error(s) in loading state_dict" in str(error):
-            raise UsageError(f"{checkpoint} {OTHER_VERSION}: start over with resume=false") from error
-        raise
-    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        # What Lightning itself refuses is a setting of the trainer; the rest are errors of ours.
-        frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, UsageError) or "lightning" not in Path(frames[-1].filename).parts:
-            raise
-        raise UsageError(f"trainer: {str(error).strip()}") from error
-
-
-def _leave(cfg: DictConfig, trainer: L.Trainer) -> None:
-    stop = callback_of(trainer, StopOnSignal)
-    received = stop.received if stop is not None else None
-    if trainer.is_global_zero:
-        kept = last_checkpoint(trainer)
-        name = Path(cfg.run_dir).relative_to(cfg.output_dir)
-        how = "repeat the command" + ("" if cfg.resume else f" with name={name} resume=true")
-        print(
-            f"stopped at step {trainer.global_step}; "
-            + (f"to continue, {how}" if kept else "nothing was kept"),
-            flush=True,
-        )
-    sys.exit(128 + (received or signal.SIGTERM))
-
-
-def _finish(
-    cfg: DictConfig, trainer: L.Trainer, module: FlowModule, data: ArrayData, folder: Path
-) -> dict[str, Any]:
-    """Test the best weights, raw and averaged; write ``results.json``; draw the last picture."""
-    stop = callback_of(trainer, StopOnSignal)
-    stopped = stop is not None and stop.received is not None  # during the last validation
-    if trainer.strategy.reduce_boolean_decision(stopped, all=False):
-        _leave(cfg, trainer)
-    best = _best(trainer)
-    averaged = callback_of(trainer, EMA) is not None
-    weights = {"ema" if averaged else "raw": module.flow.state_dict()}  # what a fit leaves in the module
-    if best is not None:  # averaged ones last, so that the module keeps them for the picture
-        weights = {kind: best.weights[kind] for kind in ("raw", "ema") if kind in best.weights}
-    test, examples = {}, 0
-    for kind, state in weights.items():
-        module.flow.load_state_dict(state)
-        module.test_name = "test_raw" if kind == "raw" and averaged else "test"
+    with run.lock(trainer), disk_full_errors(run.path), lightning_errors():
+        checkpoint = run.checkpoint(trainer)
+        print_start(cfg, module, trainer, run.path, checkpoint)
         try:
-            figures = trainer.test(module, data, verbose=False)
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            stop_if_signalled(trainer)
+            test = test_weights(trainer, module, data)
         except SIGTERMException:
-            _leave(cfg, trainer)
-        except SystemExit:  # Ctrl-C
-            sys.exit(130)
-        if figures:
-            test[kind] = figures[0][f"{module.test_name}/{module.unit}"]
-            examples = int(figures[0][f"{module.test_name}/examples"])
-    results = summary(cfg, trainer, module, data, folder, test, examples, best)
-    if trainer.is_global_zero:
-        write_results(results, folder)
-        pictures = callback_of(trainer, Pictures)
-        if pictures is not None:
-            module.to(trainer.strategy.root_device).eval()
-            drawn = pictures.draw_final(trainer, module)
-            results["picture"] = drawn and inside(drawn, folder)
-            write_results(results, folder)
-        for logger in trainer.loggers:
-            logger.finalize("success")
-        say_results(results, folder)
-    return results
+            leave(cfg, trainer)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, or ours to a signal
+            sys.exit(130 if error.code == 1 else error.code)
+        results = run_summary(cfg, trainer, module, data, run.path, test)
+        if trainer.is_global_zero:
+            run.write(results)
+            results["picture"] = draw_final(trainer, module, run.path)
+            run.write(results)
+            print_report(results, run.path)
+        return results
 
 
-def _best(trainer: L.Trainer) -> SavedModel | None:
-    """The best checkpoint by validation if it is whole, else the last one, else None; on all devices the same."""
-    found = None
-    best = getattr(callback_of(trainer, BestCheckpoint), "best_model_path", "")
-    for candidate in (best, str(last_checkpoint(trainer) or "")):
-        if found is None and candidate and Path(candidate).is_file():
-            try:
-                found = read_model(Path(candidate))
-            except UsageError as error:
-                rank_zero_warn(f"{error}; it is not tested")
-    path = trainer.strategy.broadcast(None if found is None else found.path)
-    if found is not None and found.path == path:
-        return found
-    return None if path is None else read_model(path)
+def make_trainer(cfg: DictConfig) -> L.Trainer:
+    """The trainer with its callbacks, loggers and plugins, each chosen in ``conf``."""
+    survival = cfg.resilience or {}
+    callbacks = [
+        *make_each("callbacks", cfg.callbacks),
+        *make_each("resilience.callbacks", survival.get("callbacks")),
+    ]
+    loggers = make_each("logger", cfg.logger)
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+    if not loggers:
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    return make(
+        "trainer",
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers or False,
+        plugins=make_each("resilience.plugins", survival.get("plugins")),
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        default_root_dir=cfg.run_dir,
+        use_distributed_sampler=False,  # our samplers count every example once
+    )
+
+
+def stop_if_signalled(trainer: L.Trainer) -> None:
+    """Stop now for a signal that came during the last validation; all devices together."""
+    stop = find_callback(trainer, StopOnSignal)
+    if trainer.strategy.reduce_boolean_decision(stop is not None and stop.received is not None, all=False):
+        raise SIGTERMException
+
+
+def leave(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """Say how to continue, and exit with 128 and the signal's number."""
+    stop = find_callback(trainer, StopOnSignal)
+    print_stop(cfg, trainer)
+    sys.exit(128 + ((stop and stop.received) or signal.SIGTERM))
