@@ -30,9 +30,7 @@ def make(name: str, node: Any, **more: Any) -> Any:
     with node_errors(name):
         taken = inspect.signature(get_object(node["_target_"])).parameters if more else {}
         anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
-        return instantiate(
-            node, _convert_="all", **{k: v for k, v in more.items() if anything or k in taken}
-        )
+        return instantiate(node, _convert_="all", **{k: v for k, v in more.items() if anything or k in taken})
 
 
 def make_each(name: str, nodes: Any) -> list[Any]:

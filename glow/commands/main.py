@@ -96,7 +96,9 @@ def explain(error: Exception) -> str:
         options = [o.removesuffix(".yaml") for o in error.options]
         return f"{group}={option} is not one of {', '.join(options)}{nearest(option, options)}"
     cause = error.__cause__
-    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(
+        cause.parent_node, DictConfig
+    ):
         root = cause.parent_node._get_root()
         known = set(_keys(root)) if isinstance(root, DictConfig) else set()
         key = str(cause.full_key)

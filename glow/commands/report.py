@@ -1,8 +1,5 @@
-"""What a run says and leaves behind: its start line, ``results.json`` and the report at its end."""
+"""What a run says and leaves behind: its start line, ``results.json``, its last picture, the report at its end."""
 
-from __future__ import annotations
-
-import json
 import math
 import platform
 import subprocess
@@ -13,64 +10,46 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
-from glow.checkpoint import SavedModel
-from glow.data import ArrayData, Toy
+from glow.commands.testing import Test
 from glow.evaluation.bits import UNITS
-from glow.evaluation.reverse_kl import reverse_kl_report
-from glow.flows.flow import Flow
-from glow.resilience import BestCheckpoint
-from glow.resilience.storage import replace
-from glow.seeds import generator
-from glow.training import FlowModule, Throughput
+from glow.fused.products import has_fast_kernels
+from glow.resilience import BestCheckpoint, NonFiniteGuard
+from glow.resilience.checkpoints import last_checkpoint
+from glow.resilience.lightning_internals import find_callback
+from glow.resilience.run_folder import option
+from glow.training import Pictures, ReverseKL, Throughput
 from glow.training.progress import clock
 
 WEIGHTED = 50_000
 """Samples of the flow that are weighted at the end of reverse-KL training."""
 
 
-def summary(
-    cfg: DictConfig,
-    trainer: L.Trainer,
-    module: FlowModule,
-    data: ArrayData,
-    folder: Path,
-    test: dict[str, float],
-    examples: int,
-    best: SavedModel | None,
+def run_summary(
+    cfg: DictConfig, trainer: L.Trainer, module: Any, data: L.LightningDataModule, folder: Path, test: Test
 ) -> dict[str, Any]:
-    """What ``results.json`` holds; the picture is not drawn yet.
-
-    Args:
-        cfg: the configuration.
-        trainer: after the test.
-        module: likewise.
-        data: the data.
-        folder: the run's.
-        test: the figure per kind of weights, ``raw`` and ``ema``, in the module's unit.
-        examples: how many were tested.
-        best: the checkpoint that was tested.
-    """
-    score = getattr(callback_of(trainer, BestCheckpoint), "best_model_score", None)
-    throughput = callback_of(trainer, Throughput)
+    """What ``results.json`` holds, after the test; the last picture is not drawn yet."""
+    score = getattr(find_callback(trainer, BestCheckpoint), "best_model_score", None)
+    throughput, guard = find_callback(trainer, Throughput), find_callback(trainer, NonFiniteGuard)
     return {
         "name": folder.name,
-        "dataset": cfg.dataset.name,
-        "model": cfg.model.name,
+        "dataset": option(cfg, "dataset"),
+        "model": option(cfg, "model"),
         "parameters": sum(p.numel() for p in module.parameters()),
         "unit": UNITS[module.unit],
-        "test": {k: v if math.isfinite(v) else None for k, v in test.items()},
-        "test_examples": examples,
+        "test": {k: v if math.isfinite(v) else None for k, v in test.figures.items()},
+        "test_examples": test.examples,
         "val": None if score is None else float(score),
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
-        "skipped": module.skipped,
+        "skipped": guard.skipped if guard else 0,
         "train_seconds": round(throughput.seconds, 1) if throughput else None,
         "images_per_s": round(throughput.mean, 1) if throughput else None,
-        "checkpoint": best and inside(best.path, folder),
+        "checkpoint": test.checkpoint and relative_path(test.checkpoint, folder),
         "picture": None,
-        **_beside_the_truth(module, data),
+        **reference_figures(module, data),
         "seed": cfg.seed,
         "device": device_name(trainer),
         "devices": trainer.world_size,
@@ -82,34 +61,68 @@ def summary(
     }
 
 
-def inside(path: Path, folder: Path) -> str:
+def draw_final(trainer: L.Trainer, module: Any, folder: Path) -> str | None:
+    """Draw the last picture, where the callback ``Pictures`` is on; its path below the folder."""
+    pictures = find_callback(trainer, Pictures)
+    drawn = None
+    if pictures is not None:
+        module.to(trainer.strategy.root_device).eval()
+        drawn = pictures.draw_final(trainer, module)
+    for logger in trainer.loggers:
+        logger.finalize("success")
+    return drawn and relative_path(drawn, folder)
+
+
+def relative_path(path: Path, folder: Path) -> str:
     """The path as seen from the folder; as it is if it lies elsewhere."""
     path, folder = path.resolve(), folder.resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def write_results(results: dict[str, Any], folder: Path) -> None:
-    """As ``results.json``, whole or not at all."""
-    replace(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-
-
-def say_start(
-    cfg: DictConfig, module: FlowModule, trainer: L.Trainer, folder: Path, checkpoint: Path | None
+def print_start(
+    cfg: DictConfig, module: Any, trainer: L.Trainer, folder: Path, checkpoint: Path | None
 ) -> None:
     """One line, of the main process: the model, the data, the device, and which run it is."""
     if trainer.is_global_zero:
         parameters = sum(p.numel() for p in module.parameters())
         devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
         print(
-            f"{cfg.model.name} ({parameters / 1e6:,.2f} M parameters) on {cfg.dataset.name}, "
+            f"{option(cfg, 'model')} ({parameters / 1e6:,.2f} M parameters) on {option(cfg, 'dataset')}, "
             f"{devices}{device_name(trainer)}, {trainer.precision}; "
             f"{f'continuing {checkpoint}' if checkpoint else f'new run in {folder}'}",
             flush=True,
         )
 
 
-def say_results(results: dict[str, Any], folder: Path) -> None:
-    """The figures of ``results.json``, and what lies where in the folder."""
+def print_stop(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """How to continue a run that a signal stopped."""
+    if not trainer.is_global_zero:
+        return
+    name = (
+        Path(cfg.run_dir).relative_to(cfg.output_dir)
+        if Path(cfg.run_dir).is_relative_to(cfg.output_dir)
+        else None
+    )
+    how = "repeat the command" + ("" if cfg.resume or name is None else f" with name={name} resume=true")
+    kept = last_checkpoint(trainer)
+    print(
+        f"stopped at step {trainer.global_step}; {f'to continue, {how}' if kept else 'nothing was kept'}",
+        flush=True,
+    )
+
+
+def warn_of_slow_precision(trainer: L.Trainer) -> None:
+    """Warn where a CPU has no bf16 arithmetic, and a step of half precision takes several times as long."""
+    half = str(trainer.precision) in ("bf16-mixed", "16-mixed")
+    if half and trainer.strategy.root_device.type == "cpu" and not has_fast_kernels(torch.bfloat16):
+        rank_zero_warn(
+            f"trainer.precision={trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
+            "times as long as with trainer.precision=32-true"
+        )
+
+
+def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Print the figures of ``results.json`` and what lies where in the folder; gives the results back."""
 
     def figure(kind: str) -> str:
         value = results["test"][kind]
@@ -149,15 +162,15 @@ def say_results(results: dict[str, Any], folder: Path) -> None:
     for name, what in lines:
         if name and (folder / name).exists():
             print(f"  {name:<26} {what}")
+    return results
 
 
-def _beside_the_truth(module: FlowModule, data: ArrayData) -> dict[str, Any]:
+def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any]:
     """What is known of a density in the plane: the entropy of the test points, or the figures of reverse-KL training."""
-    if module.target is not None:
-        assert isinstance(module.flow, Flow)
-        source = generator("cpu", "weights", module.seed)
-        return {"reverse_kl": reverse_kl_report(module.flow, module.target, WEIGHTED, source)}
-    truth = data.true_nll(data.splits["test"][0]) if isinstance(data, Toy) and "test" in data.splits else None
+    if isinstance(module, ReverseKL):
+        return {"reverse_kl": module.weighted_report(WEIGHTED)}
+    true_nll = getattr(data, "true_nll", None)
+    truth = true_nll(data.arrays("test")[0]) if true_nll and "test" in data.examples else None
     return {} if truth is None else {"true_nll": truth}
 
 
@@ -165,11 +178,6 @@ def device_name(trainer: L.Trainer) -> str:
     """The card's name, or ``cpu``."""
     device = trainer.strategy.root_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def callback_of(trainer: L.Trainer, kind: type) -> Any:
-    """The trainer's first callback of a kind, or None."""
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
 def git_commit() -> str | None:

@@ -13,7 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.build import lightning_errors, make, make_each, make_model
 from glow.commands.quiet import quiet_lightning
-from glow.commands.report import draw_final, print_report, print_start, print_stop, run_summary, warn_of_slow_precision
+from glow.commands.report import (
+    draw_final,
+    print_report,
+    print_start,
+    print_stop,
+    run_summary,
+    warn_of_slow_precision,
+)
 from glow.commands.testing import test_weights
 from glow.resilience import StopOnSignal
 from glow.resilience.lightning_internals import find_callback
