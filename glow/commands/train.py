@@ -23,7 +23,7 @@ from glow.commands.report import callback_of, inside, say_results, say_start, su
 from glow.commands.targets import check_folders, check_targets
 from glow.data import ArrayData
 from glow.errors import UsageError
-from glow.fused.products import mkldnn_has
+from glow.fused.products import has_fast_kernels
 from glow.resilience import BestCheckpoint, LastCheckpoint, StopOnSignal
 from glow.resilience.checkpoints import last_checkpoint
 from glow.resilience.environments import meet_anew
@@ -70,7 +70,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             check_same(folder, cfg)  # once more: it may have been another's until now
             open_folder(folder, cfg)
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not mkldnn_has(torch.bfloat16):
+        if on_cpu and cfg.trainer.precision in ("bf16-mixed", "16-mixed") and not has_fast_kernels(torch.bfloat16):
             rank_zero_warn(
                 f"trainer.precision={cfg.trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
                 "times as long as with trainer.precision=32-true"

@@ -65,7 +65,7 @@ class TestMADE:
         seen = []
         for k, order in enumerate(orders):
             jacobian = torch.autograd.functional.jacobian(
-                lambda x, k=k: network(x[None], which=k)[0, :, 0], torch.randn(6, dtype=torch.float64)
+                lambda x, k=k: network(x[None], order=k)[0, :, 0], torch.randn(6, dtype=torch.float64)
             )
             by_place = (jacobian != 0)[order.argsort()][:, order.argsort()]
             assert not by_place.triu().any()
