@@ -41,6 +41,7 @@ class Dequantization(nn.Module):
             raise UsageError(f"grey_levels must be between 2 and 256, got {grey_levels}")
         self.grey_levels = grey_levels
 
+    @torch.compiler.disable  # so that a seed gives the same noise in a compiled flow
     def noise(
         self,
         n: int,
