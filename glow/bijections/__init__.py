@@ -1,49 +1,52 @@
-"""Invertible maps, one per file; ``base`` has their interface."""
+"""Invertible maps, one idea a file; ``base`` has their interface."""
 
 from glow.bijections.actnorm import ActNorm
-from glow.bijections.autoregressive import Autoregressive, Inverse
-from glow.bijections.base import Bijection, DataDependent
-from glow.bijections.checkerboard import CheckerboardCoupling
-from glow.bijections.composition import Composition
-from glow.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
-from glow.bijections.elementwise import Affine, Elementwise, Spline
-from glow.bijections.flatten import Flatten
+from glow.bijections.autoregressive import Autoregressive
+from glow.bijections.base import Bijection, DataDependent, Part
+from glow.bijections.composition import Composition, Inverse
+from glow.bijections.coupling import Checkerboard, Coupling, Halves, Mask
+from glow.bijections.elementwise import Affine, Elementwise, Shift, Spline
 from glow.bijections.linear import FullConv1x1, InvertibleConv1x1, LUConv1x1, Permutation
 from glow.bijections.multiscale import MultiScale
 from glow.bijections.planar import Planar
+from glow.bijections.pointwise import Scale, Sigmoid
 from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
 from glow.bijections.radial import Radial
-from glow.bijections.scale import DiagonalScale
-from glow.bijections.sigmoid import Sigmoid
-from glow.bijections.squeeze import Squeeze
+from glow.bijections.repeated import Repeated
+from glow.bijections.reshape import Flatten, Squeeze
+from glow.bijections.scales import Scales, record_scales
 
 __all__ = [
     "ActNorm",
-    "AdditiveCoupling",
     "Affine",
-    "AffineCoupling",
     "Autoregressive",
     "Bijection",
-    "CheckerboardCoupling",
+    "Checkerboard",
     "Composition",
     "Coupling",
     "DataDependent",
-    "DiagonalScale",
     "Elementwise",
     "Flatten",
     "FullConv1x1",
     "GaussianPrior",
+    "Halves",
     "Inverse",
     "InvertibleConv1x1",
     "LUConv1x1",
+    "Mask",
     "MultiScale",
+    "Part",
     "Permutation",
     "Planar",
     "Radial",
+    "Repeated",
+    "Scale",
+    "Scales",
+    "Shift",
     "Sigmoid",
     "Spline",
-    "SplineCoupling",
     "SplitPrior",
     "Squeeze",
     "TopPrior",
+    "record_scales",
 ]

@@ -1,6 +1,6 @@
 """Activation normalization."""
 
-from __future__ import annotations
+import math
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,14 @@ class ActNorm(Bijection, DataDependent):
 
     Args:
         channels: C of inputs (B, C, ...).
+
+    >>> layer, x = ActNorm(1), torch.tensor([[0.0], [2.0]])
+    >>> layer.initialize(x)
+    >>> layer(x)[0].flatten().round().tolist()
+    [-1.0, 1.0]
     """
+
+    kind = "actnorm"
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,5 +64,5 @@ class ActNorm(Bijection, DataDependent):
         return self.shift.view(shape), (self.logs * LOG_SCALE_FACTOR).view(shape)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        pixels = x[0, 0].numel()
+        pixels = math.prod(x.shape[2:])
         return (pixels * LOG_SCALE_FACTOR * self.logs.sum()).expand(x.shape[0])

@@ -1,10 +1,9 @@
 """The interface of every invertible map."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,15 +13,21 @@ Shape = tuple[int, ...]
 
 
 class Bijection(nn.Module, ABC):
-    r"""An invertible, differentiable map :math:`z = f(x)` with a tractable Jacobian determinant.
+    r"""An invertible, differentiable map :math:`z = f(x)` of one tensor to one tensor, with a tractable Jacobian.
 
     Both directions return the image of a batch and the logarithm of the absolute determinant of their
     own Jacobian, one value per element of the batch, so that
 
     .. math:: \log p_x(x) = \log p_z(f(x)) + \log |\det \partial f / \partial x|.
 
-    Elements of a batch never influence one another.
+    Elements of a batch never influence one another, and a batch may be empty.
     """
+
+    kind = ""
+    """What it is in a diagnosis, where kinds are added up: ``actnorm``, ``mixing``, ``coupling``, ``prior``."""
+
+    compiles = False
+    """Whether ``compile`` speeds it up without renaming its parameters; see ``Flow.compile``."""
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -35,6 +40,60 @@ class Bijection(nn.Module, ABC):
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of one ``z`` (no batch dimension) for an ``x`` of the given shape."""
         return shape
+
+    def latent_shapes(self, shape: Shape) -> list[Shape]:
+        """The shapes of the pieces of one ``z``, in its order: one per scale of a ``MultiScale``, else one in all."""
+        return [self.output_shape(shape)]
+
+    def parts(self) -> Iterator["Part"]:
+        """The elementary steps in the order of ``forward``: itself, or those of the bijections that it is made of."""
+        yield Part(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An elementary step of a bijection, and its place in the whole.
+
+    Run one after another, the parts compute what the whole does::
+
+        latents: list[Tensor] = []
+        for part in bijection.parts():
+            x, log_det = part.forward(x, context, latents)
+        latents.append(x)  # one tensor per scale, finest first
+
+    Attributes:
+        bijection: the step.
+        place: where it is, such as ``level 1, step 2``; empty for a bijection that is a step by itself.
+        scale: the index of the scale to which it belongs, 0 the finest.
+        conditioned: whether the context of the whole is also that of the step.
+    """
+
+    bijection: Bijection
+    place: str = ""
+    scale: int = 0
+    conditioned: bool = True
+
+    @property
+    def kind(self) -> str:
+        """``Bijection.kind``, or ``other: CLASS``."""
+        return self.bijection.kind or f"other: {type(self.bijection).__name__}"
+
+    @property
+    def name(self) -> str:
+        """Place and kind: ``level 1, step 2, coupling``."""
+        return f"{self.place}, {self.kind}".removeprefix(", ")
+
+    def within(self, place: str, **changes: Any) -> "Part":
+        """The same step as a part of something larger, in which it is at ``place``."""
+        return replace(self, place=f"{place}, {self.place}".removesuffix(", "), **changes)
+
+    def forward(self, x: Tensor, context: Tensor | None, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What goes on to the next part, and the log-det (B,); a latent that leaves here is added to ``latents``."""
+        return self.bijection(x, context if self.conditioned else None)
+
+    def inverse(self, z: Tensor, context: Tensor | None, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The input of ``forward``, and the log-det (B,); a latent that left here is taken from the end of ``latents``."""
+        return self.bijection.inverse(z, context if self.conditioned else None)
 
 
 class DataDependent(nn.Module, ABC):

@@ -1,180 +1,148 @@
-"""Coupling layers: one half of the channels decides how the other half is moved."""
+"""Coupling layers: one part of the values decides how the rest is moved."""
 
-from __future__ import annotations
-
-from abc import abstractmethod
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from glow.bijections.base import Bijection, no_log_det, sum_event
-from glow.bijections.elementwise import Spline, tanh_log_scale
-from glow.errors import UsageError, check_choice, check_positive
-
-SHARPNESS = 2.0
-"""Added to a raw scale: couplings start near the identity, as in the release."""
+from glow.bijections.base import Bijection, sum_event
+from glow.bijections.elementwise import Affine, Elementwise
+from glow.bijections.scales import RecordsScales
 
 
-class Coupling(Bijection):
-    """Leave one half of the channels as it is and transform the other, given the first.
+class Mask(ABC):
+    """Which values of (B, C, ...) stay and condition, and which are moved."""
+
+    @abstractmethod
+    def given(self, x: Tensor) -> Tensor:
+        """What the network sees of x (B, C, ...), in both directions the same."""
+
+    @abstractmethod
+    def moved(self, x: Tensor) -> Tensor:
+        """What the elementwise function moves (B, C2, ...); the network has ``parameters`` outputs for each of the C2."""
+
+    @abstractmethod
+    def join(self, x: Tensor, moved: Tensor) -> Tensor:
+        """x (B, C, ...) with moved values for its own ones."""
+
+    @abstractmethod
+    def effective(self, log_slope: Tensor) -> Tensor:
+        """The log-slopes (B, C2, ...) of ``moved``, zero where ``join`` does not take its value."""
+
+
+@dataclass(frozen=True)
+class Halves(Mask):
+    """The first half of the channels conditions the second (RealNVP's channel masks, Glow's split).
 
     Args:
-        network: maps the conditioning half (B, C1, ...) to the parameters of the transformation. It is
-            only ever evaluated, in both directions on the same input; under autocast it runs in the lower
-            precision, and its output is brought back to the dtype of the flow. Where a context is given, it gets
-            that, too.
-        swap: let the second half condition the first (the alternating masks of RealNVP). With an odd
-            number of channels the second half is the larger one.
+        swap: let the second half condition the first. With an odd number of channels the second is the larger one.
     """
 
-    def __init__(self, network: nn.Module, swap: bool = False) -> None:
-        super().__init__()
-        self.network = network
-        self.swap = swap
+    swap: bool = False
 
-    @abstractmethod
-    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Move ``x`` (B, C2, ...) by the parameters ``h``; returns z and its log-det (B,)."""
+    def given(self, x: Tensor) -> Tensor:
+        return self._split(x)[0]
 
-    @abstractmethod
-    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of ``transform``."""
+    def moved(self, x: Tensor) -> Tensor:
+        return self._split(x)[1]
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, C, ...) -> (B, C, ...), log-det (B,)."""
-        given, moved = self._halves(x)
-        moved, log_det = self.transform(moved, self._parameters_of(given, context))
-        return self._join(given, moved), log_det
+    def join(self, x: Tensor, moved: Tensor) -> Tensor:
+        given = self.given(x)
+        return torch.cat((moved, given) if self.swap else (given, moved), dim=1)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, C, ...) -> (B, C, ...), log-det (B,)."""
-        given, moved = self._halves(z)
-        moved, log_det = self.restore(moved, self._parameters_of(given, context))
-        return self._join(given, moved), log_det
+    def effective(self, log_slope: Tensor) -> Tensor:
+        return log_slope
 
-    def _parameters_of(self, given: Tensor, context: Tensor | None) -> Tensor:
-        h = self.network(given) if context is None else self.network(given, context)
-        return h.to(given.dtype)
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.tensor_split([x.shape[1] // 2], dim=1)
         return (second, first) if self.swap else (first, second)
 
-    def _join(self, given: Tensor, moved: Tensor) -> Tensor:
-        return torch.cat((moved, given) if self.swap else (given, moved), dim=1)
 
+@dataclass(frozen=True)
+class Checkerboard(Mask):
+    """Pixels of one colour of a checkerboard condition those of the other (Dinh et al. 2017, section 3.4, figure 3).
 
-class AdditiveCoupling(Coupling):
-    """:math:`z_2 = x_2 + t(x_1)`, volume preserving (NICE, Dinh et al. 2014, section 3.2).
-
-    The network has as many outputs as the moved half has channels.
-    """
-
-    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """x + t, zeros (B,)."""
-        return x + h, no_log_det(x)
-
-    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """z - t, zeros (B,)."""
-        return z - h, no_log_det(z)
-
-
-class AffineCoupling(Coupling):
-    r""":math:`z_2 = (x_2 + t(x_1)) \, s(x_1)` (RealNVP, Dinh et al. 2017, equation 4; Glow, table 1).
-
-    The network has twice as many outputs as the moved half has channels: shift and raw scale h,
-    interleaved as in Glow's release. The scale is one of
-
-    - ``"sigmoid"`` (Glow): :math:`s = m + (1 - m) \, \sigma(h + 2)`, never above one. With the lower bound
-      m = 0, the release's choice, its inverse is unbounded;
-    - ``"tanh"`` (RealNVP): :math:`\log s = b \tanh(h / b)` with b = 3, bounded in both directions.
-
-    In evaluation mode ``smallest_scale`` is the smallest scale that ``forward`` used since it was None.
+    The network sees an image with zeros where pixels move, and has outputs for all pixels of (B, C, H, W), of which
+    those where pixels stay are not used.
 
     Args:
-        network: see ``Coupling``.
-        swap: see ``Coupling``.
-        scale: ``"sigmoid"`` or ``"tanh"``.
-        min_scale: the lower bound m of the sigmoid, in [0, 1).
+        odd: let the pixels of odd row + column stay instead of the even ones.
     """
 
-    smallest_scale: Tensor | None = None
+    odd: bool = False
 
-    def __init__(
-        self, network: nn.Module, swap: bool = False, scale: str = "sigmoid", min_scale: float = 0.0
-    ) -> None:
-        super().__init__(network, swap)
-        check_choice("scale", scale, ("sigmoid", "tanh"))
-        check_positive("min_scale", min_scale, zero=True)
-        if min_scale >= 1 or (min_scale and scale != "sigmoid"):
-            raise UsageError(f"min_scale must be in [0, 1) and needs scale='sigmoid', got {min_scale!r}")
-        self.scale = scale
-        self.min_scale = min_scale
+    def given(self, x: Tensor) -> Tensor:
+        return x * self._stays(x)
 
-    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """(x + t) s, log-det (B,)."""
-        shift, log_scale = self._parameters_from(h)
-        if not self.training:
-            self.record(log_scale.detach().amin().exp())
-        return (x + shift) * log_scale.exp(), sum_event(log_scale)
+    def moved(self, x: Tensor) -> Tensor:
+        return x
 
-    def record(self, scale: Tensor) -> None:
-        """Take a scale (a scalar) into account for ``smallest_scale``."""
-        known = self.smallest_scale
-        self.smallest_scale = scale if known is None else torch.minimum(scale, known)
+    def join(self, x: Tensor, moved: Tensor) -> Tensor:
+        # Chosen, not multiplied: not every elementwise function is the identity where its parameters are zero.
+        return torch.where(self._stays(x), x, moved)
 
-    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Z / s - t, log-det (B,)."""
-        shift, log_scale = self._parameters_from(h)
-        return z * (-log_scale).exp() - shift, -sum_event(log_scale)
+    def effective(self, log_slope: Tensor) -> Tensor:
+        return torch.where(self._stays(log_slope), 0.0, log_slope)
 
-    def _parameters_from(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = h[:, 0::2], h[:, 1::2]
-        if self.scale == "tanh":
-            log_scale = tanh_log_scale(raw)
-        else:
-            _, log_scale = sigmoid_scale(raw + SHARPNESS, self.min_scale)
-        return shift, log_scale
+    def _stays(self, x: Tensor) -> Tensor:
+        """Bool (H, W)."""
+        rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
+        return (rows[:, None] + columns) % 2 == self.odd
 
 
-class SplineCoupling(Coupling):
-    """Every element of the moved half goes through a spline of its own (Durkan et al. 2019, section 3.2).
+class Coupling(Bijection, RecordsScales):
+    r"""Some values stay; a function moves each of the others, with parameters that a network makes of those that stay.
 
-    The network has ``spline.parameters`` outputs for each of the C2 elements of vectors (B, C2), one element's after
-    another's.
+    :math:`z_2 = f(x_2; h(x_1))`. Additive with ``Shift`` (NICE, Dinh et al. 2014, section 3.2), affine with ``Affine``
+    (RealNVP, Dinh et al. 2017, equation 4; Glow, table 1), spline with ``Spline`` (Durkan et al. 2019, section 3.2).
 
     Args:
-        network: see ``Coupling``.
-        spline: the function.
-        swap: see ``Coupling``.
+        mask: which values stay and which are moved.
+        network: ``mask.given(x)`` -> (B, C2 parameters, ...), the parameters of one channel after another's; Glow's
+            release interleaves shifts and raw scales in this way. It is only ever evaluated, in both directions on
+            the same input; under autocast it runs in the lower precision, and its output is brought back to the dtype
+            of the flow. Where its ``forward`` takes a second argument, that is the context.
+        elementwise: f.
+
+    >>> coupling = Coupling(Halves(), nn.Linear(1, 2), Affine())
+    >>> x = torch.tensor([[0.5, -1.0]])
+    >>> z, log_det = coupling(x)
+    >>> torch.allclose(coupling.inverse(z)[0], x)
+    True
     """
 
-    def __init__(self, network: nn.Module, spline: Spline, swap: bool = False) -> None:
-        super().__init__(network, swap)
-        self.spline = spline
+    kind = "coupling"
 
-    def transform(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The spline of x, log-det (B,)."""
-        z, log_slope = self.spline.forward(x, h.unflatten(1, (-1, self.spline.parameters)))
-        return z, sum_event(log_slope)
+    def __init__(self, mask: Mask, network: nn.Module, elementwise: Elementwise) -> None:
+        super().__init__()
+        self.mask = mask
+        self.network = network
+        self.elementwise = elementwise
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        takes = [p for p in inspect.signature(network.forward).parameters.values() if p.kind in positional]
+        self._takes_context = len(takes) > 1
 
-    def restore(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Its inverse, log-det (B,)."""
-        x, log_slope = self.spline.inverse(z, h.unflatten(1, (-1, self.spline.parameters)))
-        return x, sum_event(log_slope)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, ...) -> (B, C, ...), log-det (B,)."""
+        moved, log_slope = self.elementwise.forward(self.mask.moved(x), self._parameters_for(x, context))
+        log_slope = self.mask.effective(log_slope)
+        if self.recorder is not None and isinstance(self.elementwise, Affine) and log_slope.numel():
+            self.recorder.add(*(extreme.exp() for extreme in log_slope.detach().aminmax()))
+        return self.mask.join(x, moved), sum_event(log_slope)
 
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, ...) -> (B, C, ...), log-det (B,)."""
+        moved, log_slope = self.elementwise.inverse(self.mask.moved(z), self._parameters_for(z, context))
+        return self.mask.join(z, moved), sum_event(self.mask.effective(log_slope))
 
-def sigmoid_scale(h: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
-    r"""The scale :math:`s = m + (1 - m) \, \sigma(h)` and its logarithm.
+    def extra_repr(self) -> str:
+        """Mask and function, in which two couplings may differ."""
+        return f"{self.mask}, {self.elementwise}"
 
-    Where autograd does not look on, not by ``logsigmoid``, whose ``log1p`` is ten times slower in some processes than in
-    others (see docs/performance.md).
-    """
-    scale = torch.sigmoid(h)
-    if min_scale:
-        scale = min_scale + (1 - min_scale) * scale
-        return scale, scale.log()
-    if torch.is_grad_enabled():
-        return scale, F.logsigmoid(h)
-    return scale, torch.maximum(scale.log(), h.clamp_max(-80))  # h itself where the scale is next to nothing
+    def _parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """(B, C2, ..., parameters) in the dtype of x."""
+        given = self.mask.given(x)
+        h = self.network(given, context) if self._takes_context else self.network(given)
+        return h.to(x.dtype).unflatten(1, (-1, self.elementwise.parameters)).movedim(2, -1)

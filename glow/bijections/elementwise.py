@@ -1,21 +1,24 @@
 """Invertible functions of one number, given their parameters: what couplings and autoregressive maps apply."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError, check_choice, check_positive
 
 
 class Elementwise(ABC):
-    """A monotone function with ``parameters`` numbers per element; zeros make it the identity."""
+    """A monotone function of one number, with ``parameters`` numbers that decide which."""
 
-    parameters: int
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """How many."""
 
     @abstractmethod
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,6 +29,68 @@ class Elementwise(ABC):
         """The inverse: x (...), log dx/dz (...)."""
 
 
+@dataclass(frozen=True)
+class Shift(Elementwise):
+    """:math:`z = x + t`, volume preserving."""
+
+    parameters = 1
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return x + h[..., 0], torch.zeros_like(x)
+
+    def inverse(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return z - h[..., 0], torch.zeros_like(z)
+
+
+@dataclass(frozen=True)
+class Affine(Elementwise):
+    r""":math:`z = (x + t) s`, with t and a raw scale h as parameters. The scale is one of
+
+    - ``"sigmoid"`` (Glow): :math:`s = m + (1 - m) \, \sigma(h + 2)`, never above one. With the lower bound
+      m = 0, the release's choice, its inverse is unbounded;
+    - ``"tanh"`` (RealNVP): :math:`\log s = b \tanh(h / b)` with b = 3, bounded in both directions, and the identity
+      where the parameters are zero.
+
+    Args:
+        scale: ``"sigmoid"`` or ``"tanh"``.
+        min_scale: the lower bound m of the sigmoid, in [0, 1).
+
+    Raises:
+        UsageError: another name, or a bound that does not fit.
+
+    >>> z, log_slope = Affine("tanh").forward(torch.ones(1), torch.tensor([[0.5, 0.0]]))
+    >>> z.item(), log_slope.item()
+    (1.5, 0.0)
+    """
+
+    scale: str = "sigmoid"
+    min_scale: float = 0.0
+    parameters = 2
+
+    def __post_init__(self) -> None:
+        check_choice("scale", self.scale, ("sigmoid", "tanh"))
+        check_positive("min_scale", self.min_scale, zero=True)
+        if self.min_scale >= 1 or (self.min_scale and self.scale != "sigmoid"):
+            raise UsageError(f"min_scale must be in [0, 1) and needs scale='sigmoid', got {self.min_scale!r}")
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self._shift_and_log_scale(h)
+        return (x + shift) * log_scale.exp(), log_scale
+
+    def inverse(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self._shift_and_log_scale(h)
+        return z * (-log_scale).exp() - shift, -log_scale
+
+    def _shift_and_log_scale(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = h.unbind(-1)
+        if self.scale == "tanh":
+            return shift, tanh_log_scale(raw)
+        return shift, sigmoid_scale(raw + SCALE_OFFSET, self.min_scale)[1]
+
+
+SCALE_OFFSET = 2.0
+"""Added to the raw scale of a sigmoid: couplings start near the identity, as in the release."""
+
 LARGEST_LOG_SCALE = 3.0
 
 
@@ -34,44 +99,51 @@ def tanh_log_scale(raw: Tensor) -> Tensor:
     return LARGEST_LOG_SCALE * torch.tanh(raw / LARGEST_LOG_SCALE)
 
 
-class Affine(Elementwise):
-    """:math:`z = (x + t) s` with the log-scale of ``tanh_log_scale``."""
+def sigmoid_scale(h: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
+    r"""The scale :math:`s = m + (1 - m) \, \sigma(h)` and its logarithm.
 
-    parameters = 2
-
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """(x + t) s, log s."""
-        shift, log_scale = self._from(h)
-        return (x + shift) * log_scale.exp(), log_scale
-
-    def inverse(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Z / s - t, -log s."""
-        shift, log_scale = self._from(h)
-        return z * (-log_scale).exp() - shift, -log_scale
-
-    def _from(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = h.unbind(-1)
-        return shift, tanh_log_scale(raw)
+    Where autograd does not look on, not by ``logsigmoid``, whose ``log1p`` is ten times slower in some processes than in
+    others (see docs/performance.md).
+    """
+    scale = torch.sigmoid(h)
+    if min_scale:
+        scale = min_scale + (1 - min_scale) * scale
+        return scale, scale.log()
+    if torch.is_grad_enabled():
+        return scale, F.logsigmoid(h)
+    return scale, torch.maximum(scale.log(), h.clamp_max(-80))  # h itself where the scale is next to nothing
 
 
+@dataclass(frozen=True)
 class Spline(Elementwise):
     """Monotone rational-quadratic splines on [-bound, bound], the identity outside (Durkan et al. 2019, section 3.1).
 
     Args:
         bins: K; there are 3K - 1 parameters: K widths, K heights, K - 1 slopes at the knots inside.
         bound: half the length of the interval.
+
+    >>> spline = Spline(bins=4, bound=2.0)
+    >>> x, h = torch.tensor([0.5, 3.0]), torch.zeros(2, spline.parameters)
+    >>> z, log_slope = spline.forward(x, h)  # zeros make it the identity
+    >>> torch.allclose(z, x)
+    True
     """
 
-    SMALLEST = 1e-3
+    bins: int = 8
+    bound: float = 5.0
+
+    SMALLEST: ClassVar[float] = 1e-3
     """Of a bin's width and height, as fractions of the interval, and of a slope."""
 
-    def __init__(self, bins: int = 8, bound: float = 5.0) -> None:
-        check_positive("bins", bins, integer=True)
-        check_positive("bound", bound)
-        if not 2 <= bins <= 500:
-            raise UsageError(f"bins must be from 2 to 500, got {bins}")
-        self.bins, self.bound = bins, bound
-        self.parameters = 3 * bins - 1
+    def __post_init__(self) -> None:
+        check_positive("bins", self.bins, integer=True)
+        check_positive("bound", self.bound)
+        if not 2 <= self.bins <= 500:
+            raise UsageError(f"bins must be from 2 to 500, got {self.bins}")
+
+    @property
+    def parameters(self) -> int:
+        return 3 * self.bins - 1
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Equations 4 and 5."""

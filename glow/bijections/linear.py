@@ -1,11 +1,10 @@
 """Mixing channels: the invertible 1x1 convolution and the fixed permutations it generalizes.
 
 ``weight`` also gives K matrices (K, C, C), and ``log_abs_det`` the sum of theirs, where K layers' parameters
-are stacked in one (see ``GlowLevel``).
+are stacked in one (see ``Repeated``).
 """
 
-from __future__ import annotations
-
+import math
 from abc import abstractmethod
 
 import torch
@@ -20,7 +19,12 @@ class Permutation(Bijection):
 
     Args:
         order: (C,) integers; channel i of z is channel ``order[i]`` of x.
+
+    >>> Permutation.reverse(3)(torch.tensor([[1, 2, 3]]))[0].tolist()
+    [[3, 2, 1]]
     """
+
+    kind = "mixing"
 
     order: Tensor
     inverse_order: Tensor
@@ -31,12 +35,12 @@ class Permutation(Bijection):
         self.register_buffer("inverse_order", torch.argsort(order))
 
     @classmethod
-    def reverse(cls, channels: int) -> Permutation:
+    def reverse(cls, channels: int) -> "Permutation":
         """The channels back to front (RealNVP's choice between couplings)."""
         return cls(torch.arange(channels - 1, -1, -1))
 
     @classmethod
-    def shuffle(cls, channels: int) -> Permutation:
+    def shuffle(cls, channels: int) -> "Permutation":
         """A random order, drawn once from the global generator and kept with the weights."""
         return cls(torch.randperm(channels))
 
@@ -61,8 +65,10 @@ class InvertibleConv1x1(Bijection):
     """One invertible C x C matrix applied at every pixel (Kingma & Dhariwal 2018, section 3.2).
 
     It always computes in the dtype of its input, whatever autocast says. The inverse matrix is made in
-    float64, anew for every call; ``GlowLevel`` keeps it.
+    float64, anew for every call; ``FusedLevel`` keeps it.
     """
+
+    kind = "mixing"
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -94,7 +100,7 @@ class InvertibleConv1x1(Bijection):
         return torch.matmul(matrix, x.flatten(2)).view_as(x)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        return (x[0, 0].numel() * self.log_abs_det()).expand(x.shape[0])
+        return (math.prod(x.shape[2:]) * self.log_abs_det()).expand(x.shape[0])
 
 
 class LUConv1x1(InvertibleConv1x1):
@@ -105,6 +111,10 @@ class LUConv1x1(InvertibleConv1x1):
 
     Args:
         channels: C.
+
+    >>> z, log_det = LUConv1x1(4)(torch.ones(2, 4, 8, 8))
+    >>> torch.allclose(log_det, torch.zeros(2), atol=1e-4)  # a rotation
+    True
     """
 
     permutation: Tensor
@@ -150,6 +160,10 @@ class FullConv1x1(InvertibleConv1x1):
 
     Args:
         channels: C.
+
+    >>> f, x = FullConv1x1(3), torch.ones(2, 3, 4, 4)
+    >>> torch.allclose(f.inverse(f(x)[0])[0], x, atol=1e-5)
+    True
     """
 
     def __init__(self, channels: int) -> None:

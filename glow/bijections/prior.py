@@ -1,7 +1,5 @@
 """Learned Gaussian priors, as affine maps onto a standard normal."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch
@@ -19,6 +17,8 @@ class GaussianPrior(Bijection):
 
     This makes every latent of a flow standard normal, and temperature one factor on all of them.
     """
+
+    kind = "prior"
 
     @abstractmethod
     def mean_and_log_sd(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -46,6 +46,12 @@ class SplitPrior(GaussianPrior):
 
     Args:
         network: (B, C, H, W) -> (B, 2C, H, W); Glow's is one 3x3 convolution that starts at zero.
+
+    >>> prior = SplitPrior(nn.Conv2d(2, 4, 3, padding=1))
+    >>> leaving, going_on = torch.ones(5, 4, 8, 8).chunk(2, dim=1)
+    >>> z, log_det = prior(leaving, going_on)
+    >>> torch.allclose(prior.inverse(z, going_on)[0], leaving, atol=1e-6)
+    True
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -68,6 +74,10 @@ class TopPrior(GaussianPrior):
         channels: C.
         learned: if not, it stays the standard normal (``learntop`` of the release).
         classes: number of classes that shift it; 0 for none.
+
+    >>> z, log_det = TopPrior(4, classes=10)(torch.ones(2, 4, 1, 1), torch.tensor([3, 7]))
+    >>> bool((log_det == 0).all())  # it starts as the standard normal
+    True
     """
 
     def __init__(self, channels: int, learned: bool = True, classes: int = 0) -> None:

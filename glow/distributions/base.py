@@ -21,27 +21,34 @@ class Distribution(nn.Module, ABC):
 
     Args:
         event_shape: the shape of one element of the data, without the batch.
-        dequantize: how integers become real numbers; None where the model takes its data as they are.
+        dequantization: how integers become real numbers; None where the model takes its data as they are.
         classes: number of labels that it is conditioned on; 0 for none.
     """
 
     def __init__(
-        self, event_shape: Sequence[int], dequantize: Dequantization | None = None, classes: int = 0
+        self, event_shape: Sequence[int], dequantization: Dequantization | None = None, classes: int = 0
     ) -> None:
         super().__init__()
         self.event_shape: Shape = tuple(event_shape)
-        self.dequantize = dequantize
+        self.dequantization = dequantization
         self.classes = classes
         self.initialized = True
 
     @abstractmethod
-    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """The log-density or log-probability of ``x`` (B, *event_shape), or a lower bound on it: (B,), nats.
 
         Args:
             x: the data.
             y: labels (B,) of a class-conditional model.
             noise: what ``noise`` gives; drawn anew when absent.
+            generator: the source of noise that is drawn anew; the global one when absent.
         """
 
     @abstractmethod
@@ -55,9 +62,14 @@ class Distribution(nn.Module, ABC):
     ) -> Tensor:
         """Draw ``n`` elements (n, *event_shape)."""
 
-    def forward(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """The same as ``log_prob``."""
-        return self.log_prob(x, y, noise)
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.log_prob(x, y, noise, generator)
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
         """The random numbers that ``log_prob`` of ``n`` elements needs, on the generator's device; None if none."""
@@ -68,12 +80,12 @@ class Distribution(nn.Module, ABC):
 
     def compile(self, **options: Any) -> None:
         """Compile what repeats. Raises ``UsageError`` where nothing does."""
-        raise UsageError("only models of the glow family can be compiled: set compile=false")
+        raise UsageError("only a Glow has steps to compile")
 
     @property
     def grey_levels(self) -> int | None:
         """Levels of the integers that it models; None for real numbers."""
-        return self.dequantize.levels if self.dequantize else None
+        return self.dequantization.grey_levels if self.dequantization else None
 
     @property
     def device(self) -> torch.device:

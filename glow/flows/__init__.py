@@ -1,97 +1,122 @@
 """Recipes that assemble a ``Flow`` from bijections and networks, and the densities beside it; no new maths."""
 
-from __future__ import annotations
-
 import inspect
-import math
-import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import torch
+from torch import nn
 
 from glow.distributions.base import Distribution
-from glow.errors import UsageError, check_choice, nearest
-from glow.flows.autoregressive import iaf, maf
-from glow.flows.glow import glow
-from glow.flows.made import made
-from glow.flows.nice import nice
-from glow.flows.nsf import nsf
-from glow.flows.planar import planar, radial
-from glow.flows.realnvp import realnvp
-from glow.flows.vae import vae
+from glow.errors import UsageError, nearest
+from glow.flows.autoregressive import IAF, MAF
+from glow.flows.dequantization import Dequantization
+from glow.flows.flow import Flow
+from glow.flows.glow import Glow
+from glow.flows.made import MADEDensity
+from glow.flows.nice import NICE
+from glow.flows.nsf import NSF
+from glow.flows.planar import PlanarFlow, RadialFlow
+from glow.flows.realnvp import RealNVP
+from glow.flows.vae import VAE
+from glow.networks import ConvNet, ResNet
 
-FAMILIES: dict[str, Callable[..., Distribution]] = {
-    "glow": glow, "nice": nice, "realnvp": realnvp, "maf": maf, "iaf": iaf, "nsf": nsf, "planar": planar,
-    "radial": radial, "made": made, "vae": vae,
-}  # fmt: skip
-"""What ``model.family`` may be. Names instead of import paths: a checkpoint's configuration can only
-ask for one of these, never for other code."""
+Classes = Mapping[str, Callable[..., Any]]
+
+RECIPES: dict[str, type[Distribution]] = {
+    f"glow.flows.{recipe.__name__}": recipe
+    for recipe in (Glow, NICE, RealNVP, NSF, MAF, IAF, PlanarFlow, RadialFlow, MADEDensity, VAE)
+}
+"""What a configuration's ``_target_`` may be. A table instead of imports: a checkpoint's configuration can only ask for
+one of these, never for other code."""
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    f"glow.networks.{network.__name__}": network for network in (ConvNet, ResNet)
+}
+"""What the ``_target_`` of a node inside may be."""
+
+HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_")
 
 
-def build(config: Mapping[str, Any]) -> Distribution:
+def build(config: Mapping[str, Any], classes: Classes = {}) -> Distribution:  # noqa: B006 (it is only read)
     """The flow, or other density, that a plain ``model`` configuration describes.
 
     Args:
-        config: ``family`` (a key of ``FAMILIES``), an optional ``name`` that only labels, and the
-            arguments of that function.
+        config: ``_target_``, a key of ``RECIPES``, and the arguments of that class. An argument that has a ``_target_``
+            itself, a key of ``NETWORKS``, is what makes such networks.
+        classes: by dotted path, other classes that ``_target_`` may name, which whoever calls trusts.
 
     Raises:
-        UsageError: an unknown family or argument (with the nearest known ones), or a value that the
-            family refuses.
+        UsageError: an unknown class or argument (with the nearest known ones), or a value that the
+            recipe refuses.
+
+    >>> flow = build({"_target_": "glow.flows.RealNVP", "event_shape": [2], "layers": 4})
+    >>> flow.event_shape
+    (2,)
     """
-    arguments = {k: v for k, v in config.items() if k not in ("family", "name")}
-    family = config.get("family")
-    check_choice("model.family", family, FAMILIES)
-    recipe = FAMILIES[str(family)]
+    recipe, arguments = _class_and_arguments(config, RECIPES, classes, "model")
     known = inspect.signature(recipe).parameters
-    for name in arguments:
-        if name not in known:
-            raise UsageError(f"model.{name} is not an option of {family}{nearest(name, known)}")
-    missing = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
+    missing = [n for n, p in known.items() if _required(p) and n not in arguments]
     if missing:
-        raise UsageError(f"model.{missing[0]} is missing: {family} needs it")
-    _check_size(recipe, arguments)
+        raise UsageError(f"model.{missing[0]} is missing: {config['_target_']} needs it")
     return recipe(**arguments)
 
 
-COUNTS = ("depth", "layers", "levels", "blocks", "hidden_layers", "masks")
-"""Arguments that say how often something is repeated."""
-
-
-def _check_size(recipe: Callable[..., Distribution], arguments: Mapping[str, Any]) -> None:
-    """Refuse what would take all memory, or for ever, to build."""
-    for name, value in arguments.items():
-        numbers = [n for n in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(n, int)]
-        most = 1_000 if name in COUNTS else 2**24
-        if math.prod(map(abs, numbers)) > most:
-            raise UsageError(f"model.{name} must be at most {most:,}, in all, got {value}")
-    if not any(isinstance(n, int) and n > 2_048 for n in arguments.values()):
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with torch.device("meta"):  # shapes without memory
-            needed = sum(p.numel() * p.element_size() for p in recipe(**arguments).parameters())
-    except RuntimeError as error:  # more than an integer can count, or than the masks of a MADE have room for
-        raise UsageError(f"the model cannot be built: {str(error).splitlines()[0]}") from error
-    if needed > memory:
+def _class_and_arguments(
+    node: Mapping[str, Any], table: Classes, classes: Classes, path: str
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    target = node.get("_target_")
+    made = classes.get(str(target)) or table.get(str(target))
+    if made is None:
+        if target is None or str(target).startswith("glow.") or nearest(target, table):
+            raise UsageError(
+                f"{path}._target_={target!r} is not one of {', '.join(table)}{nearest(target, table)}"
+            )
         raise UsageError(
-            f"the model's weights need {needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB: "
-            "take smaller numbers"
+            f"{path}._target_={target} is a class of your own: name it again, ++{path}._target_={target}"
         )
+    arguments = {k: _value(v, classes, f"{path}.{k}") for k, v in node.items() if k not in HYDRA_KEYS}
+    known = inspect.signature(made).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        for name in arguments:
+            if name not in known:
+                raise UsageError(f"{path}.{name} is not an option of {target}{nearest(name, known)}")
+    return made, arguments
+
+
+def _value(value: Any, classes: Classes, path: str) -> Any:
+    """A plain value as it is, one with a ``_target_`` as a factory of what that names."""
+    if isinstance(value, Mapping):
+        if "_target_" not in value:
+            return {k: _value(v, classes, f"{path}.{k}") for k, v in value.items()}
+        made, arguments = _class_and_arguments(value, NETWORKS, classes, path)
+        return partial(made, **arguments)
+    if isinstance(value, (list, tuple)):
+        return [_value(v, classes, f"{path}.{i}") for i, v in enumerate(value)]
+    return value
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
 
 
 __all__ = [
-    "FAMILIES",
+    "IAF",
+    "MAF",
+    "NETWORKS",
+    "NICE",
+    "NSF",
+    "RECIPES",
+    "VAE",
+    "Dequantization",
+    "Flow",
+    "Glow",
+    "MADEDensity",
+    "PlanarFlow",
+    "RadialFlow",
+    "RealNVP",
     "build",
-    "glow",
-    "iaf",
-    "made",
-    "maf",
-    "nice",
-    "nsf",
-    "planar",
-    "radial",
-    "realnvp",
-    "vae",
 ]

@@ -1,14 +1,12 @@
 """Autoregressive flows of vectors, in either direction."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 
 from glow.bijections import Affine, Autoregressive, Bijection, Elementwise, Inverse
 from glow.flows.flow import Flow
-from glow.flows.vectors import check_vectors, vector_flow
+from glow.flows.vectors import BASES, chain, check_vectors
 from glow.networks import MADE
 
 
@@ -33,18 +31,11 @@ def autoregressive_layers(
     ]
 
 
-def maf(
-    shape: Sequence[int],
-    layers: int = 6,
-    hidden: int = 64,
-    hidden_layers: int = 2,
-    base: str = "normal",
-    components: int = 8,
-) -> Flow:
+class MAF(Flow):
     """Masked autoregressive flow (Papamakarios et al. 2017): densities in one pass a layer, samples in D.
 
     Args:
-        shape: (D,), at least two dimensions.
+        event_shape: (D,), at least two dimensions.
         layers: number of affine autoregressive maps; the order of the dimensions turns round between them.
         hidden: size of the hidden layers of each map's ``MADE``.
         hidden_layers: number of those.
@@ -53,24 +44,44 @@ def maf(
 
     Raises:
         UsageError: naming the argument that does not fit.
+
+    >>> MAF((3,), layers=2).log_prob(torch.zeros(5, 3)).shape
+    torch.Size([5])
     """
-    dimensions = check_vectors("maf", shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
-    maps = autoregressive_layers(dimensions, layers, hidden, hidden_layers, Affine())
-    return vector_flow(maps, shape, dimensions, base, components)
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        layers: int = 6,
+        hidden: int = 64,
+        hidden_layers: int = 2,
+        base: str = "normal",
+        components: int = 8,
+    ) -> None:
+        d = check_vectors("MAF", event_shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
+        maps = autoregressive_layers(d, layers, hidden, hidden_layers, Affine("tanh"))
+        super().__init__(chain(maps, event_shape, base), event_shape, base=BASES[base](d, components))
 
 
-def iaf(
-    shape: Sequence[int],
-    layers: int = 6,
-    hidden: int = 64,
-    hidden_layers: int = 2,
-    base: str = "normal",
-    components: int = 8,
-) -> Flow:
+class IAF(Flow):
     """Inverse autoregressive flow (Kingma et al. 2016): samples in one pass a layer, densities of data in D.
 
-    The arguments are those of ``maf``, whose layers it turns round.
+    The arguments are those of ``MAF``, whose layers it turns round.
+
+    >>> IAF((3,), layers=2).sample(4).shape
+    torch.Size([4, 3])
     """
-    dimensions = check_vectors("iaf", shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
-    maps = autoregressive_layers(dimensions, layers, hidden, hidden_layers, Affine())
-    return vector_flow([Inverse(m) for m in maps], shape, dimensions, base, components)
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        layers: int = 6,
+        hidden: int = 64,
+        hidden_layers: int = 2,
+        base: str = "normal",
+        components: int = 8,
+    ) -> None:
+        d = check_vectors("IAF", event_shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
+        maps = autoregressive_layers(d, layers, hidden, hidden_layers, Affine("tanh"))
+        turned = [Inverse(m) for m in maps]
+        super().__init__(chain(turned, event_shape, base), event_shape, base=BASES[base](d, components))

@@ -1,7 +1,6 @@
 """A flow: a bijection to a base distribution, and the density and sampler that follow from it."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -9,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glow.bijections import Bijection, DataDependent, MultiScale
+from glow.bijections import Bijection, DataDependent
 from glow.bijections.base import Shape
+from glow.bijections.repeated import unfused
 from glow.distributions.base import Distribution
 from glow.distributions.latent import Base, StandardNormal
 from glow.errors import UsageError, check_positive
 from glow.flows.dequantization import Dequantization
-from glow.fused import GlowLevel, unfused
 
 
 class Flow(Distribution):
     r"""The density of data pushed forward from a base distribution by an invertible map.
 
-    .. math:: \log p(x) = \sum_i \log b(z_i) + \log |\det \partial z / \partial x|
+    .. math:: \log p(x) = \log b(z) + \log |\det \partial z / \partial x|
 
     (change of variables; Dinh et al. 2014, equation 1). The latents z, one tensor per scale, are
     standard normal under the model unless another base is given: learned priors are part of the bijection.
@@ -34,38 +33,53 @@ class Flow(Distribution):
     distributed wrapping: ``flow.initialize(batch)``. Whether that was done is kept with the weights.
 
     Args:
-        bijection: maps data to one tensor (a ``Bijection``) or to a list, one per scale (``MultiScale``).
+        bijection: maps data to latents.
         event_shape: the shape of one element of the data, without the batch.
-        dequantize: from integers to what the bijection takes; None for real-valued data.
+        dequantization: from integers to what the bijection takes; None for real-valued data.
         classes: number of labels that the bijection is conditioned on; 0 for none.
         base: the distribution b of the latents; the standard normal when absent.
+
+    >>> from glow.bijections import ActNorm
+    >>> flow = Flow(ActNorm(2), event_shape=(2,))
+    >>> flow.initialize(torch.randn(100, 2))
+    >>> x = torch.zeros(3, 2)
+    >>> flow.log_prob(x).shape
+    torch.Size([3])
+    >>> latents = flow.encode(x)
+    >>> [tuple(z.shape) for z in latents], torch.allclose(flow.decode(latents), x, atol=1e-6)
+    ([(3, 2)], True)
+    >>> tuple(flow.flatten(latents).shape), tuple(flow.sample(5, temperature=0.7).shape)
+    ((3, 2), (5, 2))
     """
 
     def __init__(
         self,
-        bijection: Bijection | MultiScale,
+        bijection: Bijection,
         event_shape: Sequence[int],
-        dequantize: Dequantization | None = None,
+        dequantization: Dequantization | None = None,
         classes: int = 0,
         base: Base | None = None,
     ) -> None:
-        super().__init__(event_shape, dequantize, classes)
+        super().__init__(event_shape, dequantization, classes)
         self.bijection = bijection
         self.base = base or StandardNormal()
-        self.latent_shapes: list[Shape] = (
-            bijection.latent_shapes(self.event_shape)
-            if isinstance(bijection, MultiScale)
-            else [bijection.output_shape(self.event_shape)]
-        )
+        self.latent_shapes: list[Shape] = bijection.latent_shapes(self.event_shape)
         self.initialized = not any(isinstance(m, DataDependent) for m in self.modules())
 
-    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """The log-density of ``x``, or the lower bound on its log-probability if it is integer.
 
         Args:
             x: data (B, *event_shape).
             y: labels (B,), integers in 0 .. classes-1; only for class-conditional flows.
             noise: dequantization noise in [0, 1) of x's shape; drawn anew when absent.
+            generator: the source of noise that is drawn anew; the global one when absent.
 
         Returns:
             (B,), nats.
@@ -76,17 +90,14 @@ class Flow(Distribution):
         """
         if self.training and not self.initialized:
             raise UsageError("this flow is not initialized: call flow.initialize(batch) before training it")
-        latents, log_det = self._to_latents(x, y, noise)
-        for z in latents:
-            log_det = log_det + self.base.log_prob(z)
-        return log_det
+        z, log_det = self._to_latents(x, y, noise, generator)
+        return self.base.log_prob(z) + log_det
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
         """Dequantization noise in [0, 1) for ``n`` elements of integers: (n, *event_shape)."""
-        if self.dequantize is None:
+        if self.dequantization is None:
             return None
-        device = generator.device if generator is not None else self.device
-        return torch.rand(n, *self.event_shape, generator=generator, device=device, dtype=self.dtype)
+        return self.dequantization.noise(n, self.event_shape, generator, self.dtype, self.device)
 
     def encode(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> list[Tensor]:
         """The latents of ``x``, one tensor per scale, finest first.
@@ -96,14 +107,23 @@ class Flow(Distribution):
             y: labels (B,) of a class-conditional flow.
             noise: where in their bins integers are taken, as in ``log_prob``; at the centres when absent.
         """
-        if noise is None and self.dequantize:
-            noise = torch.tensor(0.5, device=x.device, dtype=self.dtype)
-        return self._to_latents(x, y, noise)[0]
+        if noise is None and self.dequantization:
+            noise = torch.tensor(self.dequantization.CENTRE, device=x.device, dtype=self.dtype)
+        return self.unflatten(self._to_latents(x, y, noise)[0])
 
     def decode(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
         """Data (B, *event_shape) from latents, the inverse of ``encode``; uint8 for a flow of integers."""
         x = self.generate(latents, y)
-        return self.dequantize.inverse(x)[0] if self.dequantize else x
+        return self.dequantization.quantize(x) if self.dequantization else x
+
+    def flatten(self, latents: Sequence[Tensor]) -> Tensor:
+        """Latents, one tensor (B, ...) per scale, as one vector per element: (B, D)."""
+        return torch.cat([z.flatten(1) for z in latents], dim=1)
+
+    def unflatten(self, z: Tensor) -> list[Tensor]:
+        """The inverse of ``flatten``: (B, D) -> one tensor per scale, finest first."""
+        pieces = z.flatten(1).split([math.prod(s) for s in self.latent_shapes], dim=1)
+        return [piece.unflatten(1, s) for piece, s in zip(pieces, self.latent_shapes, strict=True)]
 
     def generate(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
         """The real values (B, *event_shape) that ``decode`` rounds down to integers, differentiable."""
@@ -114,11 +134,8 @@ class Flow(Distribution):
 
         It is what reverse-KL training needs (Rezende & Mohamed 2015, section 4).
         """
-        x, log_prob = self._from_latents(latents, None)
-        log_prob = -log_prob
-        for z in latents:
-            log_prob = log_prob + self.base.log_prob(z)
-        return x, log_prob
+        x, log_det = self._from_latents(latents, None)
+        return x, self.base.log_prob(self._joined(latents)) - log_det
 
     @torch.no_grad()
     def sample(
@@ -133,8 +150,8 @@ class Flow(Distribution):
 
         Args:
             n: how many.
-            temperature: factor on the standard deviation of every latent, above zero (Kingma & Dhariwal
-                2018, section 6.2), or what the base takes it for; 1 samples the model itself.
+            temperature: factor on the standard deviation of every latent (Kingma & Dhariwal 2018, section 6.2), or what
+                the base takes it for; 1 samples the model itself, 0 gives the image of the base's mode.
             y: labels (n,), or one for all; a class-conditional flow draws uniform ones when absent.
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
                 the samples are the same on every device.
@@ -158,8 +175,8 @@ class Flow(Distribution):
             generator: their source; they are drawn on its device in float32, so that one of the CPU gives the same
                 on every device.
         """
-        check_positive("n", n, integer=True)
-        check_positive("temperature", temperature)
+        check_positive("n", n, integer=True, zero=True)
+        check_positive("temperature", temperature, zero=True)
         with self.device if generator is None else nullcontext():
             drawn = [
                 self.base.sample(n, shape, temperature=temperature, generator=generator)
@@ -196,33 +213,44 @@ class Flow(Distribution):
     def compile(self, **options: Any) -> None:
         """Compile what repeats, the steps of a Glow, with ``torch.compile``, whose options these are.
 
-        Weights and their names stay as they are; see ``GlowLevel.compile``.
+        Weights and their names stay as they are; see ``FusedLevel.compile``.
 
         Raises:
-            UsageError: the flow is no Glow.
+            UsageError: nothing of the flow compiles.
         """
-        levels = [m for m in self.modules() if isinstance(m, GlowLevel)]
+        levels = [m for m in self.modules() if getattr(m, "compiles", False)]
         if not levels:
             super().compile()
         for level in levels:
             level.compile(**options)
 
-    def _to_latents(self, x: Tensor, y: Tensor | None, noise: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    def _to_latents(
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        noise: Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """z as the bijection gives it, and the log-det (B,) with the level correction."""
         self.check_event(x)
         self._check_labels(y, len(x))
-        level_correction: Tensor | float = 0.0
-        if self.dequantize:
-            if noise is None:
-                noise = self.noise(len(x))
-            x, level_correction = self.dequantize(x, noise=noise)
+        if self.dequantization is None:
+            return self.bijection(x, y)
+        if noise is None:
+            noise = self.noise(len(x), generator)
+            assert noise is not None
+            noise = noise.to(x.device)
+        x, level_correction = self.dequantization(x, noise)
         z, log_det = self.bijection(x, y)
-        return (z if isinstance(z, list) else [z]), log_det + level_correction
+        return z, log_det + level_correction
 
     def _from_latents(self, latents: Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, Tensor]:
         self._check_labels(y, len(latents[0]))
-        if isinstance(self.bijection, MultiScale):
-            return self.bijection.inverse(latents, y)
-        return self.bijection.inverse(latents[0], y)
+        return self.bijection.inverse(self._joined(latents), y)
+
+    def _joined(self, latents: Sequence[Tensor]) -> Tensor:
+        """One tensor, in the shape that the bijection gives."""
+        return self.flatten(latents).unflatten(1, self.bijection.output_shape(self.event_shape))
 
     def _check_labels(self, y: Tensor | None, n: int) -> None:
         if not self.classes:

@@ -1,108 +1,156 @@
 """Glow: generative flow with invertible 1x1 convolutions (Kingma & Dhariwal 2018)."""
 
-from __future__ import annotations
-
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import nn
 
 from glow.bijections import (
     ActNorm,
-    AdditiveCoupling,
-    AffineCoupling,
+    Affine,
+    Bijection,
+    Composition,
     Coupling,
+    Elementwise,
     FullConv1x1,
+    Halves,
     InvertibleConv1x1,
     LUConv1x1,
     MultiScale,
     Permutation,
+    Repeated,
+    Shift,
     SplitPrior,
+    Squeeze,
     TopPrior,
 )
-from glow.errors import UsageError, check_bool, check_choice, check_positive, check_shape
+from glow.errors import UsageError, check_choice, check_positive
 from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
-from glow.fused import GlowLevel, GlowStep
+from glow.fused import FusedLevel
 from glow.networks import ConvNet, ZeroConv2d
 
 PERMUTATIONS: dict[str, Callable[[int], InvertibleConv1x1 | Permutation]] = {
     "lu": LUConv1x1,
-    "plain": FullConv1x1,
+    "full": FullConv1x1,
     "reverse": Permutation.reverse,
     "shuffle": Permutation.shuffle,
 }
 
 
-def glow(
-    image_shape: Sequence[int],
-    grey_levels: int = 256,
-    levels: int | None = None,
-    depth: int = 32,
-    width: int = 512,
-    coupling: str = "affine",
-    permutation: str = "lu",
-    min_scale: float = 0.0,
-    recompute: str = "none",
-    learned_top: bool = True,
-    class_conditional: bool = False,
-    classes: int | None = 0,
-) -> Flow:
+class Glow(Flow):
     """The multi-scale Glow; the defaults are the paper's CIFAR-10 model.
 
     Args:
-        image_shape: (C, H, W).
+        event_shape: (C, H, W).
         grey_levels: number of levels of the integer images, 2^n_bits.
         levels: L; H and W must divide by 2^L. None takes as many as divide, at most 3.
         depth: K, the steps per level.
         width: channels of the hidden layers of the coupling networks.
         coupling: ``affine`` or ``additive``.
-        permutation: what mixes the channels: ``lu`` or ``plain`` 1x1 convolution, fixed ``reverse`` or ``shuffle``.
+        permutation: what mixes the channels: ``lu`` or ``full`` 1x1 convolution, fixed ``reverse`` or ``shuffle``.
         min_scale: lower bound on the affine scale, in [0, 1); 0 is the paper's.
         recompute: what the backward pass computes again to save memory: ``none``, ``step``, ``reversible``; see
-            ``GlowLevel``.
+            ``FusedLevel``.
         learned_top: learn the top prior.
         class_conditional: give every class a top prior of its own.
         classes: number of classes, used only with ``class_conditional``.
+        network: makes a coupling's network, (B, in_channels, H, W) -> (B, out_channels, H, W), called as
+            ``network(in_channels=, out_channels=, size=(H, W), context_channels=0)``, of the last two those that its
+            signature names; None for a ``ConvNet`` of that width. Others than a ``ConvNet`` take the way through the
+            steps' modules, which is slower.
 
     Raises:
         UsageError: naming the argument that does not fit.
+
+    >>> import torch
+    >>> flow = Glow((3, 8, 8), depth=2, width=16)
+    >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    >>> flow.initialize(images)
+    >>> flow.log_prob(images).shape, flow.latent_shapes
+    (torch.Size([4]), [(6, 4, 4), (12, 2, 2), (48, 1, 1)])
+    >>> flow.eval().sample(2, temperature=0.7).shape
+    torch.Size([2, 3, 8, 8])
     """
-    check_shape("image_shape", image_shape)
-    check_bool("learned_top", learned_top)
-    check_bool("class_conditional", class_conditional)
-    if len(image_shape) != 3:
-        raise UsageError(f"glow models images (C, H, W), but the data has shape {tuple(image_shape)}")
-    channels, height, width_pixels = image_shape
-    levels = _check_levels(height, width_pixels, levels)
-    check_positive("depth", depth, integer=True)
-    check_positive("width", width, integer=True)
-    check_choice("coupling", coupling, ("affine", "additive"))
-    check_choice("permutation", permutation, PERMUTATIONS)
-    if class_conditional and not classes:
-        raise UsageError("class_conditional=true needs the number of classes: set dataset.classes")
 
-    def step(channels: int) -> GlowStep:
-        half = channels // 2
-        if coupling == "affine":
-            move: Coupling = AffineCoupling(ConvNet(half, 2 * half, width), min_scale=min_scale)
-        else:
-            move = AdditiveCoupling(ConvNet(half, half, width))
-        return GlowStep(ActNorm(channels), PERMUTATIONS[permutation](channels), move)
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        grey_levels: int = 256,
+        levels: int | None = None,
+        depth: int = 32,
+        width: int = 512,
+        coupling: str = "affine",
+        permutation: str = "lu",
+        min_scale: float = 0.0,
+        recompute: str = "none",
+        learned_top: bool = True,
+        class_conditional: bool = False,
+        classes: int | None = 0,
+        network: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        if len(event_shape) != 3:
+            raise UsageError(f"Glow models images (C, H, W), but the data has shape {tuple(event_shape)}")
+        channels, height, across = event_shape
+        levels = _check_levels(height, across, levels)
+        check_positive("depth", depth, integer=True)
+        check_positive("width", width, integer=True)
+        check_choice("coupling", coupling, ("affine", "additive"))
+        check_choice("permutation", permutation, PERMUTATIONS)
+        if class_conditional and not classes:
+            raise UsageError("class_conditional=True needs the number of classes")
+        elementwise: Elementwise = Affine(min_scale=min_scale) if coupling == "affine" else Shift()
+        make = network or partial(ConvNet, width=width)
 
-    level_list, splits = [], []
-    for i in range(levels):
-        channels *= 4
-        level_list.append(GlowLevel([step(channels) for _ in range(depth)], recompute))
-        if i < levels - 1:
-            channels //= 2
-            splits.append(SplitPrior(ZeroConv2d(channels, 2 * channels)))
-    n_classes = classes if class_conditional and classes else 0
-    bijection = MultiScale(level_list, splits, TopPrior(channels, learned_top, n_classes))
-    return Flow(bijection, image_shape, Dequantization(grey_levels), n_classes)
+        def step(channels: int, size: tuple[int, int]) -> Bijection:
+            half = channels // 2
+            moves = Coupling(
+                Halves(), make_network(make, half, elementwise.parameters * half, size), elementwise
+            )
+            return Composition(
+                [ActNorm(channels), PERMUTATIONS[permutation](channels), moves], numbered=False
+            )
+
+        level_list, splits = [], []
+        for i in range(levels):
+            channels, height, across = 4 * channels, height // 2, across // 2
+            steps = [step(channels, (height, across)) for _ in range(depth)]
+            level_list.append(Composition([Squeeze(), repeated(steps, recompute)], numbered=False))
+            if i < levels - 1:
+                channels //= 2
+                splits.append(SplitPrior(ZeroConv2d(channels, 2 * channels)))
+        n_classes = classes if class_conditional and classes else 0
+        top = TopPrior(channels, learned_top, n_classes)
+        bijection = MultiScale(tuple(event_shape), level_list, splits, top)
+        super().__init__(bijection, event_shape, Dequantization(grey_levels), n_classes)
+
+
+def repeated(steps: Sequence[Bijection], recompute: str) -> Repeated:
+    """K equal steps, by the kernels where these know them."""
+    if FusedLevel.supports(steps[0]):
+        return FusedLevel(steps, recompute)
+    if recompute != "none":
+        raise UsageError(f"recompute must be none with a network of one's own, got {recompute!r}")
+    return Repeated(steps)
+
+
+def make_network(
+    network: Callable[..., nn.Module], in_channels: int, out_channels: int, size: tuple[int, int]
+) -> nn.Module:
+    """Call ``network`` with the channels, and with size and context_channels where its signature takes them."""
+    known = inspect.signature(network).parameters.values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in known)
+    names = {p.name for p in known}
+    offered = {"size": size, "context_channels": 0}
+    optional = {name: value for name, value in offered.items() if takes_all or name in names}
+    return network(in_channels=in_channels, out_channels=out_channels, **optional)
 
 
 def _check_levels(height: int, width: int, levels: int | None) -> int:
     fitting = [n for n in range(1, 12) if height % 2**n == 0 and width % 2**n == 0]
     if not fitting:
-        raise UsageError(f"glow needs an even height and width, got {height}x{width}")
+        raise UsageError(f"Glow needs an even height and width, got {height}x{width}")
     if levels is None:
         return min(3, fitting[-1])
     check_positive("levels", levels, integer=True)

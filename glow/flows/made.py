@@ -1,31 +1,29 @@
-"""The masked autoencoder for distribution estimation (Germain et al. 2015)."""
-
-from __future__ import annotations
+"""The masked autoencoder for distribution estimation (Germain et al. 2015), as a density of its own."""
 
 import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from glow.errors import UsageError, check_bool, check_positive, check_shape
-from glow.flows.made_density import MADEDensity
+from glow.bijections.elementwise import tanh_log_scale
+from glow.distributions.base import Distribution
+from glow.distributions.latent import LOG_2_PI
+from glow.errors import UsageError, check_positive
 from glow.flows.vectors import check_vectors
 from glow.networks import MADE
 
 
-def made(
-    shape: Sequence[int],
-    hidden: int = 64,
-    hidden_layers: int = 2,
-    order_agnostic: bool = False,
-    connectivity_agnostic: bool = False,
-    masks: int = 8,
-    grey_levels: int | None = None,
-) -> MADEDensity:
-    """Gaussian conditionals of vectors, Bernoulli conditionals of binary images.
+class MADEDensity(Distribution):
+    r""":math:`p(x) = \prod_i p(x_i | x_{<i})` with all conditionals from one pass (Germain et al. 2015).
+
+    The conditionals are Gaussian for vectors and Bernoulli for binary images. A network with M masks is M such models,
+    which share their weights: training takes them in turn, one for each batch, and evaluation takes the mean of their
+    densities (order-agnostic and connectivity-agnostic training, section 4).
 
     Args:
-        shape: (D,), at least two dimensions, or (C, H, W).
+        event_shape: (D,), at least two dimensions, or (C, H, W) of binary images.
         hidden: size of the hidden layers.
         hidden_layers: number of those.
         order_agnostic: train in several random orders of the dimensions.
@@ -35,17 +33,95 @@ def made(
 
     Raises:
         UsageError: naming the argument that does not fit.
+
+    >>> MADEDensity((1, 4, 4), grey_levels=2).sample(3).shape
+    torch.Size([3, 1, 4, 4])
     """
-    check_shape("shape", shape)
-    check_bool("order_agnostic", order_agnostic)
-    check_bool("connectivity_agnostic", connectivity_agnostic)
-    check_positive("masks", masks, integer=True)
-    binary = len(shape) == 3
-    if binary and grey_levels != 2:
-        raise UsageError(f"made models binary images: set dataset.grey_levels=2, got {grey_levels}")
-    vector = (math.prod(shape),) if binary else shape
-    d = check_vectors("made", vector, hidden=hidden, hidden_layers=hidden_layers)
-    m = masks if order_agnostic or connectivity_agnostic else 1
-    orders = torch.stack([torch.randperm(d) if order_agnostic else torch.arange(d) for _ in range(m)])
-    network = MADE(d, 1 if binary else 2, hidden, hidden_layers, orders, connectivity_agnostic)
-    return MADEDensity(network, shape)
+
+    next_order: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: int = 64,
+        hidden_layers: int = 2,
+        order_agnostic: bool = False,
+        connectivity_agnostic: bool = False,
+        masks: int = 8,
+        grey_levels: int | None = None,
+    ) -> None:
+        super().__init__(event_shape)
+        check_positive("masks", masks, integer=True)
+        self.binary = len(self.event_shape) == 3
+        if self.binary and grey_levels != 2:
+            raise UsageError(f"MADEDensity models binary images: grey_levels must be 2, got {grey_levels}")
+        vector = (math.prod(event_shape),) if self.binary else event_shape
+        d = check_vectors("MADEDensity", vector, hidden=hidden, hidden_layers=hidden_layers)
+        m = masks if order_agnostic or connectivity_agnostic else 1
+        orders = torch.stack([torch.randperm(d) if order_agnostic else torch.arange(d) for _ in range(m)])
+        self.network = MADE(d, 1 if self.binary else 2, hidden, hidden_layers, orders, connectivity_agnostic)
+        self.register_buffer("next_order", torch.zeros((), dtype=torch.long))
+
+    @property
+    def grey_levels(self) -> int | None:
+        """Two for images."""
+        return 2 if self.binary else None
+
+    def log_prob(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(B, *event_shape) -> (B,), nats; images hold 0 and 1, as numbers of any type."""
+        self.check_event(x)
+        x = x.flatten(1).to(self.dtype)
+        if self.binary and ((x != 0) & (x != 1)).any():
+            raise UsageError("MADEDensity models images of two grey levels, 0 and 1")
+        masks = len(self.network.orders)
+        if self.training and masks > 1:
+            order = int(self.next_order) % masks
+            self.next_order += 1
+            return self._log_prob(x, order)
+        return torch.stack([self._log_prob(x, k) for k in range(masks)]).logsumexp(0) - math.log(masks)
+
+    def _log_prob(self, x: Tensor, order: int) -> Tensor:
+        h = self.network(x, order=order).to(x.dtype)
+        if self.binary:
+            return -F.binary_cross_entropy_with_logits(h[..., 0], x, reduction="none").sum(1)
+        mean, log_sd = h[..., 0], tanh_log_scale(h[..., 1])
+        return -(0.5 * (((x - mean) * (-log_sd).exp()) ** 2 + LOG_2_PI) + log_sd).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        y: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(n, *event_shape), uint8 for images; each sample in one of the orders, drawn for it, which takes D passes for each that is.
+
+        Temperature divides the logits of Bernoullis and multiplies the standard deviations of Gaussians.
+        """
+        check_positive("n", n, integer=True, zero=True)
+        check_positive("temperature", temperature, zero=True)
+        d, device = self.network.orders.shape[1], generator.device if generator is not None else self.device
+        orders = torch.randint(len(self.network.orders), (n,), generator=generator, device=device)
+        random = torch.rand if self.binary else torch.randn
+        draws = random(n, d, generator=generator, device=device).to(self.device, self.dtype)
+        x = torch.zeros(n, d, device=self.device, dtype=self.dtype)
+        for order in orders.unique().tolist():
+            mine = (orders == order).to(self.device)
+            part, own = x[mine], draws[mine]
+            for i in self.network.orders[order].argsort().tolist():
+                h = self.network(part, order=order)[:, i].to(x.dtype)
+                if self.binary:
+                    part[:, i] = (own[:, i] < (h[:, 0] / temperature).sigmoid()).to(x.dtype)
+                else:
+                    part[:, i] = h[:, 0] + temperature * tanh_log_scale(h[:, 1]).exp() * own[:, i]
+            x[mine] = part
+        x = x.unflatten(1, self.event_shape)
+        return x.to(torch.uint8) if self.binary else x

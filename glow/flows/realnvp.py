@@ -1,38 +1,27 @@
 """RealNVP: affine couplings with alternating masks, of vectors and of images (Dinh et al. 2017)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from glow.bijections import (
     ActNorm,
     Affine,
-    AffineCoupling,
     Bijection,
-    CheckerboardCoupling,
+    Checkerboard,
     Composition,
+    Coupling,
+    Halves,
+    Mask,
     MultiScale,
     Squeeze,
 )
-from glow.errors import UsageError, check_positive, check_shape
+from glow.errors import UsageError, check_positive
 from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
-from glow.flows.vectors import alternating, check_vectors, vector_flow
-from glow.networks import MLP, ResNet
+from glow.flows.vectors import BASES, alternating, chain, check_vectors
+from glow.networks import ResNet
 
 
-def realnvp(
-    shape: Sequence[int],
-    layers: int = 6,
-    hidden: int = 64,
-    hidden_layers: int = 2,
-    base: str = "normal",
-    components: int = 8,
-    grey_levels: int | None = None,
-    levels: int | None = None,
-    width: int = 32,
-    blocks: int = 2,
-) -> Flow:
+class RealNVP(Flow):
     """Affine couplings with tanh-bounded scales.
 
     Of vectors, even couplings move the second half, odd ones the first. Of images it is the multi-scale architecture of
@@ -40,7 +29,7 @@ def realnvp(
     and half of the channels leave; the last scale has four with checkerboard masks.
 
     Args:
-        shape: (D,), at least two dimensions, or (C, H, W).
+        event_shape: (D,), at least two dimensions, or (C, H, W).
         layers: number of couplings of vectors.
         hidden: size of the hidden layers of their networks.
         hidden_layers: number of those.
@@ -53,26 +42,43 @@ def realnvp(
 
     Raises:
         UsageError: naming the argument that does not fit.
+
+    >>> import torch
+    >>> flow = RealNVP((2,), layers=4)
+    >>> x = torch.zeros(3, 2)
+    >>> torch.allclose(flow.decode(flow.encode(x)), x, atol=1e-5)
+    True
     """
-    check_shape("shape", shape)
-    if len(shape) == 3:
-        if base != "normal":
-            raise UsageError(f"base must be normal for realnvp of images, got {base!r}")
-        return _of_images(shape, grey_levels, levels, width, blocks)
-    dimensions = check_vectors("realnvp", shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
 
-    def coupling(given: int, moved: int, swap: bool) -> AffineCoupling:
-        return AffineCoupling(MLP(given, 2 * moved, hidden, hidden_layers), swap=swap, scale="tanh")
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        layers: int = 6,
+        hidden: int = 64,
+        hidden_layers: int = 2,
+        base: str = "normal",
+        components: int = 8,
+        grey_levels: int | None = None,
+        levels: int | None = None,
+        width: int = 32,
+        blocks: int = 2,
+    ) -> None:
+        if len(event_shape) == 3:
+            if base != "normal":
+                raise UsageError(f"base must be normal for RealNVP of images, got {base!r}")
+            if grey_levels is None:
+                raise UsageError("RealNVP needs the number of grey_levels of images")
+            bijection = image_realnvp(event_shape, levels, width, blocks)
+            super().__init__(bijection, event_shape, Dequantization(grey_levels))
+            return
+        d = check_vectors("RealNVP", event_shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
+        maps = alternating(d, layers, hidden, hidden_layers, Affine("tanh"))
+        super().__init__(chain(maps, event_shape, base), event_shape, base=BASES[base](d, components))
 
-    return vector_flow(alternating(dimensions, layers, coupling), shape, dimensions, base, components)
 
-
-def _of_images(
-    shape: Sequence[int], grey_levels: int | None, levels: int | None, width: int, blocks: int
-) -> Flow:
-    channels, height, across = shape
-    if grey_levels is None:
-        raise UsageError("realnvp needs the number of grey_levels of images")
+def image_realnvp(event_shape: Sequence[int], levels: int | None, width: int, blocks: int) -> MultiScale:
+    """The multi-scale bijection of images (C, H, W); the arguments are those of ``RealNVP``."""
+    channels, height, across = event_shape
     check_positive("width", width, integer=True)
     check_positive("blocks", blocks, integer=True)
     fitting = [n for n in range(1, 12) if height % 2 ** (n - 1) == 0 and across % 2 ** (n - 1) == 0]
@@ -84,27 +90,23 @@ def _of_images(
             f"{height}x{across} takes at most levels={fitting[-1]}"
         )
 
-    def checkerboards(n: int) -> list[Bijection]:
+    def couplings(masks: list[Mask], conditioning: int) -> list[Bijection]:
         made: list[Bijection] = []
-        for i in range(n):
-            network = ResNet(channels, 2 * channels, width, blocks)
-            made += [CheckerboardCoupling(network, Affine(), swap=i % 2 == 1), ActNorm(channels)]
+        for mask in masks:
+            network = ResNet(conditioning, 2 * conditioning, width, blocks)
+            made += [Coupling(mask, network, Affine("tanh")), ActNorm(channels)]
         return made
 
-    def by_channels(n: int) -> list[Bijection]:
-        half = channels // 2
-        made: list[Bijection] = []
-        for i in range(n):
-            network = ResNet(half, 2 * half, width, blocks)
-            made += [AffineCoupling(network, swap=i % 2 == 1, scale="tanh"), ActNorm(channels)]
-        return made
+    def checkerboards(n: int) -> list[Bijection]:
+        return couplings([Checkerboard(odd=i % 2 == 1) for i in range(n)], channels)
 
     scales: list[Bijection] = []
     for _ in range(levels - 1):
         first = [ActNorm(channels), *checkerboards(3)]
         channels *= 4
-        scales.append(Composition([*first, Squeeze(), *by_channels(3)]))
+        halves = couplings([Halves(swap=i % 2 == 1) for i in range(3)], channels // 2)
+        scales.append(Composition([*first, Squeeze(), *halves]))
         channels //= 2
     scales.append(Composition([ActNorm(channels), *checkerboards(4)]))
-    nothing = [Composition([]) for _ in range(levels)]  # all latents are standard normal as they are
-    return Flow(MultiScale(scales, nothing[1:], nothing[0]), shape, Dequantization(grey_levels))
+    identities = [Composition([]) for _ in range(levels)]  # all latents are standard normal as they are
+    return MultiScale(tuple(event_shape), scales, identities[1:], identities[0])

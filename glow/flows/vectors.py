@@ -1,14 +1,11 @@
 """What the flows of vectors have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
-from glow.bijections import Bijection, Composition, Coupling, Flatten, Sigmoid
+from glow.bijections import Bijection, Composition, Coupling, Elementwise, Flatten, Halves, Sigmoid
 from glow.distributions.latent import Base, Mixture, StandardNormal, StudentT, Uniform
-from glow.errors import UsageError, check_choice, check_positive, check_shape
-from glow.flows.dequantization import Dequantization
-from glow.flows.flow import Flow
+from glow.errors import UsageError, check_choice, check_positive
+from glow.networks import MLP
 
 BASES: dict[str, Callable[[int, int], Base]] = {
     "normal": lambda dimensions, components: StandardNormal(),
@@ -16,45 +13,41 @@ BASES: dict[str, Callable[[int, int], Base]] = {
     "mixture": Mixture,
     "student_t": lambda dimensions, components: StudentT(),
 }
-"""What ``model.base`` may be; ``uniform`` is on the unit cube, onto which the flow ends in a sigmoid."""
+"""What ``base`` may be; ``uniform`` is on the unit cube, onto which the flow ends in a sigmoid."""
 
 
-def check_vectors(family: str, shape: Sequence[int], **positive: object) -> int:
+def check_vectors(family: str, event_shape: Sequence[int], **positive: object) -> int:
     """The number of dimensions D >= 2; refuses other shapes, and sizes that are no positive integers."""
-    check_shape("shape", shape)
-    if len(shape) != 1 or shape[0] < 2:
+    if len(event_shape) != 1 or event_shape[0] < 2:
         raise UsageError(
-            f"{family} models vectors of two or more dimensions, but the data has shape {tuple(shape)}"
+            f"{family} models vectors of two or more dimensions, but the data has shape {tuple(event_shape)}"
         )
     for name, value in positive.items():
         check_positive(name, value, integer=True)
-    return shape[0]
+    return event_shape[0]
 
 
-def alternating(dimensions: int, layers: int, make: Callable[[int, int, bool], Coupling]) -> list[Coupling]:
-    """Couplings ``make(given, moved, swap)`` of which even ones move the second half, odd ones the first."""
+def alternating(
+    dimensions: int, layers: int, hidden: int, hidden_layers: int, elementwise: Elementwise
+) -> list[Coupling]:
+    """Couplings of which even ones move the second half, odd ones the first."""
     first = dimensions // 2
     second = dimensions - first
-    return [make(*((second, first) if i % 2 else (first, second)), i % 2 == 1) for i in range(layers)]
+    couplings = []
+    for i in range(layers):
+        given, moved = (second, first) if i % 2 else (first, second)
+        network = MLP(given, elementwise.parameters * moved, hidden, hidden_layers)
+        couplings.append(Coupling(Halves(swap=i % 2 == 1), network, elementwise))
+    return couplings
 
 
-def vector_flow(
-    maps: Sequence[Bijection],
-    shape: Sequence[int],
-    dimensions: int,
-    base: str,
-    components: int,
-    grey_levels: int | None = None,
-) -> Flow:
-    """The maps of ``dimensions`` numbers and a base of that name; images of ``grey_levels`` are flattened first.
+def chain(maps: Sequence[Bijection], event_shape: Sequence[int], base: str) -> Composition:
+    """The maps of vectors one after another; images are flattened first, and a uniform base needs a sigmoid.
 
     Raises:
-        UsageError: no such base, or no number of components.
+        UsageError: no such base.
     """
     check_choice("base", base, BASES)
-    before = [] if len(shape) == 1 else [Flatten(tuple(shape))]
+    before = [] if len(event_shape) == 1 else [Flatten(tuple(event_shape))]
     after = [Sigmoid()] if base == "uniform" else []
-    dequantize = None if grey_levels is None else Dequantization(grey_levels)
-    return Flow(
-        Composition([*before, *maps, *after]), shape, dequantize, base=BASES[base](dimensions, components)
-    )
+    return Composition([*before, *maps, *after])

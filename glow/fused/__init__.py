@@ -1,5 +1,6 @@
 """Kernels for K equal steps of a Glow: faster, the same numbers and the same checkpoints."""
 
-from glow.fused.level import GlowLevel, GlowStep, unfused
+from glow.bijections.repeated import unfused
+from glow.fused.level import FusedLevel
 
-__all__ = ["GlowLevel", "GlowStep", "unfused"]
+__all__ = ["FusedLevel", "unfused"]

@@ -1,80 +1,71 @@
-"""A level of Glow: squeeze, then K steps of flow."""
+"""A level of Glow without its squeeze: K equal steps of flow, computed together."""
 
-from __future__ import annotations
-
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from glow.bijections.actnorm import LOG_SCALE_FACTOR, ActNorm
-from glow.bijections.base import Bijection, Shape, ieee_precision, sum_event
+from glow.bijections.base import Bijection, ieee_precision, sum_event
 from glow.bijections.composition import Composition
-from glow.bijections.coupling import SHARPNESS, AdditiveCoupling, AffineCoupling, Coupling
+from glow.bijections.coupling import Coupling, Halves
+from glow.bijections.elementwise import SCALE_OFFSET, Affine, Shift
 from glow.bijections.linear import InvertibleConv1x1, Permutation
-from glow.bijections.squeeze import Squeeze
+from glow.bijections.repeated import Repeated
+from glow.bijections.scales import RecordsScales
 from glow.errors import UsageError, check_choice
 from glow.fused.products import first_weight, last_weight, middle_weight
-from glow.fused.steps import KEEP, FusedSteps, Kernels, Settings, Steps, inverse_of
+from glow.fused.steps import INPUTS_EVERY, FusedSteps, Kernels, Settings, Steps, inverse_of
+from glow.networks import ConvNet
 
 
-class GlowStep(Composition):
-    """ActNorm, then a mixing of the channels, then a coupling (Kingma & Dhariwal 2018, figure 2a).
+class FusedLevel(Repeated, RecordsScales):
+    """K equal steps of Glow (Kingma & Dhariwal 2018, figure 2a), computed together (see ``glow.fused.steps``).
 
-    Args:
-        actnorm: of C channels.
-        mixing: the 1x1 convolution, or a permutation.
-        coupling: affine with a sigmoid scale, or additive, not swapped; its network is a ``ConvNet``.
-
-    Raises:
-        UsageError: another coupling, which the level could not compute.
-    """
-
-    def __init__(self, actnorm: ActNorm, mixing: InvertibleConv1x1 | Permutation, coupling: Coupling) -> None:
-        if (
-            coupling.swap
-            or not isinstance(coupling, (AffineCoupling, AdditiveCoupling))
-            or (isinstance(coupling, AffineCoupling) and coupling.scale != "sigmoid")
-        ):
-            raise UsageError(
-                "a GlowStep's coupling must be affine with scale='sigmoid', or additive; not swapped"
-            )
-        super().__init__([actnorm, mixing, coupling])
-
-
-class GlowLevel(Bijection):
-    """Squeeze and K equal steps, computed together (see ``glow.fused.steps``).
-
-    The parameters of the steps are stacked: ``steps`` is a single step whose parameters all have a leading
-    dimension K. That makes them few, for the optimizer's sake, and ready for the computation. ``unstack`` gives K
-    ordinary steps, and inside ``plain`` the level calls those one after another: slower, and the same numbers.
+    Parameters, their names and all numbers are those of ``Repeated``, which it is inside ``unfused``: slower, but
+    through the modules of its steps. An empty batch takes that way, too.
 
     Args:
-        steps: K of them, alike but for their parameters; the first one is taken over.
+        steps: K of them, which ``supports`` accepts, alike but for their parameters; the first one is taken over.
         recompute: what the backward pass computes again instead of keeping it: ``none``; ``step``, the
             coupling networks and every other step's input; ``reversible``, everything from the output.
 
     Raises:
-        UsageError: no steps, steps with different ``min_scale``, or an unknown ``recompute``.
+        UsageError: no steps, steps that differ, or that are not supported, or an unknown ``recompute``.
     """
+
+    compiles = True
 
     _inverse: tuple[Tensor, Tensor] | None = None
 
-    def __init__(self, steps: Sequence[GlowStep], recompute: str = "none") -> None:
-        super().__init__()
-        check_choice("recompute", recompute, KEEP)
-        if len({getattr(step.steps[2], "min_scale", None) for step in steps}) != 1:
-            raise UsageError("a GlowLevel needs one step or more, all with the same min_scale")
+    def __init__(self, steps: Sequence[Bijection], recompute: str = "none") -> None:
+        super().__init__(steps)
+        check_choice("recompute", recompute, INPUTS_EVERY)
+        if not self.supports(steps[0]):
+            raise UsageError(
+                "a FusedLevel takes steps of ActNorm, 1x1 convolution or permutation, and a coupling with a ConvNet: "
+                "affine with scale='sigmoid', or additive; not swapped"
+            )
         self.recompute = recompute
-        self.depth = len(steps)
-        self.squeeze = Squeeze()
-        self.steps = _stack(steps)
-        self.fused = True
         self._compiled: Kernels | None = None
         self._sizes: dict[str, torch.Size] = {}
+
+    @staticmethod
+    def supports(step: nn.Module) -> bool:
+        """Whether the kernels compute such a step."""
+        if not isinstance(step, Composition) or len(step.steps) != 3:
+            return False
+        actnorm, mixing, coupling = step.steps
+        return (
+            isinstance(actnorm, ActNorm)
+            and isinstance(mixing, (InvertibleConv1x1, Permutation))
+            and isinstance(coupling, Coupling)
+            and coupling.mask == Halves()
+            and type(coupling.network) is ConvNet
+            and isinstance(coupling.elementwise, (Affine, Shift))
+            and getattr(coupling.elementwise, "scale", "sigmoid") == "sigmoid"
+        )
 
     def compile(self, **options: Any) -> None:
         """Compile the computation of one step with ``torch.compile`` (whose options these are).
@@ -98,68 +89,51 @@ class GlowLevel(Bijection):
         return {**self.__dict__, "_compiled": None, "_sizes": {}}
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> (B, 4C, H/2, W/2), log-det (B,)."""
-        x, total = self.squeeze(x)
-        if not self.fused:
-            for step in self.unstack():
-                x, log_det = step(x)
-                total = total + log_det
-                scale = getattr(step.steps[2], "smallest_scale", None)
-                if scale is not None:
-                    self._coupling.record(scale)
-            return x, total
+        """(B, C, H, W) -> (B, C, H, W), log-det (B,)."""
+        return self._fused_forward(x) if self.fused and len(x) else super().forward(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> (B, C, H, W), log-det (B,)."""
+        return self._fused_inverse(z) if self.fused and len(z) else super().inverse(z, context)
+
+    # Someone's torch.compile of a whole flow goes round both: it knows neither how to trace the hand-written derivative
+    # nor that the kept inverse depends on values.
+    @torch.compiler.disable
+    def _fused_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         b, c, h, w = x.shape
         steps, log_det = self._parameters_for(x)
         settings = Settings((b, h, w), self._min_scale, self.recompute, self._kernels_for("forward", x))
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
-        z, log_scales, smallest = FusedSteps.apply(rows, settings, not self.training, *steps)
-        if smallest is not None:
-            self._coupling.record(smallest)
+        z, log_scales, extremes = FusedSteps.apply(rows, settings, self.recorder is not None, *steps)
+        if self.recorder is not None and extremes is not None:
+            self.recorder.add(*extremes)
         z = z.view(b, h, w, c).permute(0, 3, 1, 2)  # channels_last
         return z, sum_event(log_scales.view(b, -1)) + log_det * h * w
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 4C, H/2, W/2) -> (B, C, H, W), log-det (B,)."""
+    @torch.compiler.disable
+    def _fused_inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         b, c, h, w = z.shape
-        if not self.fused:
-            total = z.new_zeros(b)
-            for step in reversed(self.unstack()):
-                z, log_det = step.inverse(z)
-                total = total + log_det
-            return self.squeeze.inverse(z)[0], total
         steps, log_det = self._parameters_for(z)
         rows = z.permute(0, 2, 3, 1).reshape(-1, c)
-        log_scales = rows.new_zeros(len(rows), c - steps.first)
+        log_scales = rows.new_zeros(len(rows), c - steps.conditioning)
         with ieee_precision(z.device):
             inverses = self._inverses(steps.matrix)
             step_back = self._kernels_for("inverse", z).inverse
             for p, inverse in zip(reversed(steps.unbind()), reversed(inverses.unbind()), strict=True):
                 rows, log_scales = step_back(rows, log_scales, p, inverse, (b, h, w), self._min_scale)
-        x, _ = self.squeeze.inverse(rows.view(b, h, w, c).permute(0, 3, 1, 2))
+        x = rows.view(b, h, w, c).permute(0, 3, 1, 2)
         return x, sum_event(log_scales.view(b, -1)) - log_det * h * w
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """(C, H, W) -> (4C, H/2, W/2)."""
-        return self.squeeze.output_shape(shape)
-
-    def unstack(self) -> list[GlowStep]:
-        """The K steps, sharing this level's parameters: a change through ``.data`` of theirs is one of its."""
-        stacked = [*self.steps.parameters(), *self.steps.buffers()]
-        return [copy.deepcopy(self.steps, {id(t): t[k] for t in stacked}) for k in range(self.depth)]
-
-    @property
-    def _coupling(self) -> Any:
-        return self.steps.steps[2]
 
     @property
     def _min_scale(self) -> float | None:
-        return self._coupling.min_scale if isinstance(self._coupling, AffineCoupling) else None
+        elementwise = cast(Any, self.step).steps[2].elementwise
+        return elementwise.min_scale if isinstance(elementwise, Affine) else None
 
     def _parameters_for(self, x: Tensor) -> tuple[Steps, Tensor]:
         """All parameters in the form and dtypes that an input's computation takes, and log|det| per pixel, a scalar."""
         low = torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32
         dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
-        actnorm, mixing, coupling = cast(Any, self.steps.steps)
+        actnorm, mixing, coupling = cast(Any, self.step).steps
         first, _, second, _, last = coupling.network
         with ieee_precision(x.device):
             logs = actnorm.logs * LOG_SCALE_FACTOR
@@ -170,7 +144,7 @@ class GlowLevel(Bijection):
             w3, b3 = last.scaled()  # (K, O, width, 3, 3), (K, O)
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
                 w3 = torch.cat((w3[:, 0::2], w3[:, 1::2]), dim=1)
-                b3 = torch.cat((b3[:, 0::2], b3[:, 1::2] + SHARPNESS), dim=1)
+                b3 = torch.cat((b3[:, 0::2], b3[:, 1::2] + SCALE_OFFSET), dim=1)
             w1, b1, w2, b2, w3 = (t.to(dtype) for t in (w1, b1, w2, b2, w3))
             w1, w2, w3 = first_weight(w1), middle_weight(w2), last_weight(w3)
             return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
@@ -188,29 +162,3 @@ class GlowLevel(Bijection):
         if known is None or not same or not torch.equal(known[0], matrix):
             known = self._inverse = matrix, inverse_of(matrix)
         return known[1]
-
-
-def _stack(modules: Sequence[GlowStep]) -> GlowStep:
-    """The first of equal modules, with the parameters and buffers of all."""
-    stacked = modules[0]
-    for name, module in stacked.named_modules():
-        others = [m.get_submodule(name) for m in modules]
-        for key in [k for k, _ in module.named_parameters(recurse=False)]:
-            setattr(module, key, nn.Parameter(torch.stack([getattr(m, key).data for m in others])))
-        for key in [k for k, _ in module.named_buffers(recurse=False)]:
-            setattr(module, key, torch.stack([getattr(m, key) for m in others]))
-    return stacked
-
-
-@contextmanager
-def unfused(module: nn.Module) -> Iterator[None]:
-    """Inside it, every ``GlowLevel`` of ``module`` calls its steps, and these their parts, one by one."""
-    levels = [m for m in module.modules() if isinstance(m, GlowLevel)]
-    before = [level.fused for level in levels]
-    for level in levels:
-        level.fused = False
-    try:
-        yield
-    finally:
-        for level, fused in zip(levels, before, strict=True):
-            level.fused = fused

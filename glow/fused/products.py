@@ -1,7 +1,5 @@
 """Convolutions of images as rows of channels, (N, c) with N = B H W: matrix products where these are faster."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,7 +12,7 @@ def padded(columns: int) -> int:
     return -(-columns // 8) * 8
 
 
-def columns(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False) -> Tensor:
+def im2col(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False) -> Tensor:
     """The 3x3 neighbourhoods of pixels (N, c), given in one part or more: (N, padded(9 c + ones)).
 
     In order (dy, dx, c), zero outside of the image. ``ones`` sets column 9c to one: with it, the gradient of a
@@ -46,14 +44,14 @@ def as_rows(image: Tensor) -> Tensor:
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
-def convolves(x: Tensor) -> bool:
+def use_convolution(x: Tensor) -> bool:
     """Whether a coupling network is faster as convolutions on that device, in that dtype; else it is matrix products."""
-    return x.device.type == "cpu" and mkldnn_has(x.dtype)
+    return x.device.type == "cpu" and has_fast_kernels(x.dtype)
 
 
 def first_weight(weight: Tensor) -> Tensor:
-    """The form that ``first_layer`` takes kernels (K, width, c, 3, 3) in: kernels, or matrices for ``columns`` with ones."""
-    if convolves(weight):
+    """The form that ``first_layer`` takes kernels (K, width, c, 3, 3) in: kernels, or matrices for ``im2col`` with ones."""
+    if use_convolution(weight):
         return _channels_last(weight)
     matrix = weight.permute(0, 1, 3, 4, 2).flatten(2)
     return F.pad(matrix, (0, padded(matrix.shape[2] + 1) - matrix.shape[2]))
@@ -61,12 +59,12 @@ def first_weight(weight: Tensor) -> Tensor:
 
 def middle_weight(weight: Tensor) -> Tensor:
     """The form that ``middle_layer`` takes kernels (K, out, in, 1, 1) in: kernels, or matrices (K, out, in)."""
-    return weight if convolves(weight) else weight.flatten(2)
+    return weight if use_convolution(weight) else weight.flatten(2)
 
 
 def last_weight(weight: Tensor) -> Tensor:
-    """The form that ``last_layer`` takes kernels (K, c, width, 3, 3) in: kernels, or matrices for ``transposed_columns``."""
-    if convolves(weight):
+    """The form that ``last_layer`` takes kernels (K, c, width, 3, 3) in: kernels, or matrices for ``col2im``."""
+    if use_convolution(weight):
         return _channels_last(weight)
     matrix = weight.flip(3, 4).permute(0, 2, 3, 4, 1).flatten(2)
     return F.pad(matrix, (0, padded(matrix.shape[2]) - matrix.shape[2]))
@@ -75,7 +73,7 @@ def last_weight(weight: Tensor) -> Tensor:
 def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
     """relu of a 3x3 convolution of few channels, (N, c) -> (N, width); for ``weight`` see ``first_weight``."""
     if weight.dim() == 2:
-        return linear(columns(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=True)
+        return linear(im2col(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=True)
     return convolution(x.to(weight.dtype), weight, bias, space, relu=True)
 
 
@@ -83,8 +81,8 @@ def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> 
     """Gradients of that convolution (without relu) for g (N, width): of x (N, c), weight and bias (width,)."""
     if weight.dim() == 2:
         c = x.shape[1]
-        g_weight = g.T @ columns(x, space=space, dtype=g.dtype, ones=True)
-        return transposed_columns(g, weight, space, c), g_weight, g_weight[:, 9 * c]
+        g_weight = g.T @ im2col(x, space=space, dtype=g.dtype, ones=True)
+        return col2im(g, weight, space, c), g_weight, g_weight[:, 9 * c]
     return convolution_backward(g, x.to(g.dtype), weight, space)
 
 
@@ -107,7 +105,7 @@ def middle_layer_backward(
 def last_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
     """A 3x3 convolution to few channels, (N, width) -> (N, c), in float32 at least; for ``weight`` see ``last_weight``."""
     if weight.dim() == 2:
-        return transposed_columns(x, weight, space, len(bias)) + bias
+        return col2im(x, weight, space, len(bias)) + bias
     if bias.dtype == x.dtype:
         return convolution(x, weight, bias, space)
     return convolution(x, weight, None, space) + bias
@@ -119,7 +117,7 @@ def last_layer_backward(
     """Gradients of that convolution for g (N, c), given in one part or more: of x (N, width), weight and bias (c,)."""
     if weight.dim() == 2:
         c = sum(part.shape[1] for part in parts)
-        g_columns = columns(*parts, space=space, dtype=x.dtype)
+        g_columns = im2col(*parts, space=space, dtype=x.dtype)
         g_bias = g_columns[:, 4 * c : 5 * c].sum(0, dtype=parts[0].dtype)  # the middle of the neighbourhood
         return linear(g_columns, weight), x.T @ g_columns, g_bias
     return convolution_backward(torch.cat(parts, dim=1).to(x.dtype), x, weight, space)
@@ -147,8 +145,8 @@ def _channels_last(kernels: Tensor) -> Tensor:
     return kernels.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
-def transposed_columns(a: Tensor, weight: Tensor, space: Space, c: int) -> Tensor:
-    """The transpose of ``x -> columns(x) @ weight.T``: (N, width), (width, padded(9 c)) -> (N, c)."""
+def col2im(a: Tensor, weight: Tensor, space: Space, c: int) -> Tensor:
+    """The transpose of ``x -> im2col(x) @ weight.T``: (N, width), (width, padded(9 c)) -> (N, c)."""
     b, h, w = space
     spread = F.pad((a @ weight).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
     total = a.new_zeros(b, h, w, c, dtype=torch.promote_types(a.dtype, torch.float32))
@@ -182,7 +180,7 @@ _one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=()) 
 _one_kernel.register_fake(lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0]))
 
 
-def mkldnn_has(dtype: torch.dtype) -> bool:
+def has_fast_kernels(dtype: torch.dtype) -> bool:
     """Whether this CPU has fast matrix products of a dtype; without them bf16 is ten times as slow as float32."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False

@@ -1,7 +1,7 @@
 r"""The K steps of a Glow's level as one function with a hand-written backward pass.
 
-``GlowLevel`` says what a level is, in modules that can be read and taken apart; this file computes the same
-numbers (``tests/bijections/test_level.py`` holds the two together) with a fraction of the kernels and memory:
+``Repeated`` says what K equal steps are, in modules that can be read and taken apart; this file computes the same
+numbers (``tests/fused/test_level.py`` holds the two together) with a fraction of the kernels and memory:
 
 - Activations are matrices (N, channels) of N = B H W pixels, so that a 1x1 convolution is one matrix product.
 - ActNorm and the 1x1 convolution are one product: :math:`z = W (e^{s} (x + b)) = W' x + b'`.
@@ -9,13 +9,11 @@ numbers (``tests/bijections/test_level.py`` holds the two together) with a fract
   channels. On a GPU the first is a matrix product on the columns of 3x3 neighbourhoods, the last the transpose of
   one, the 1x1 between them a product. On a CPU all three are convolutions, of oneDNN.
 - The affine coupling writes its half in place.
-- The backward pass keeps what it needs of every step, or computes it again from less (``KEEP``); it then
+- The backward pass keeps what it needs of every step, or computes it again from less (``INPUTS_EVERY``); it then
   evaluates each network once, and inverts a step from its exact output (Gomez et al. 2017, algorithm 1).
 
 Networks compute in the dtype of their weights (bfloat16 under autocast), all else in that of the activations.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from glow.bijections.base import ieee_precision
-from glow.bijections.coupling import sigmoid_scale
+from glow.bijections.elementwise import sigmoid_scale
 from glow.fused.products import (
     Space,
     first_layer,
@@ -37,7 +35,7 @@ from glow.fused.products import (
     relu_backward,
 )
 
-KEEP = {"none": 1, "step": 2, "reversible": 0}
+INPUTS_EVERY = {"none": 1, "step": 2, "reversible": 0}
 """``recompute`` -> of every how many steps the input is kept for the backward pass (0: of none, only the
 level's output). Only ``none`` also keeps the networks' hidden layers, which need most of the memory."""
 
@@ -58,12 +56,12 @@ class Steps(NamedTuple):
     w3: Tensor  # (K, ...), see last_weight
     b3: Tensor  # (K, O), in the dtype of the activations
 
-    def unbind(self) -> list[Steps]:
+    def unbind(self) -> "list[Steps]":
         """Those of every step."""
         return [Steps(*tensors) for tensors in zip(*(t.unbind() for t in self), strict=True)]
 
     @property
-    def first(self) -> int:
+    def conditioning(self) -> int:
         """c, the number of channels that condition."""
         return self.matrix.shape[-1] // 2
 
@@ -81,7 +79,7 @@ def network(
 ) -> tuple[Tensor, Tensor | None, Hidden]:
     """The coupling's shift and log-scale (N, C - c) for the conditioning half (N, c).
 
-    ``min_scale`` is that of ``AffineCoupling``, or None for an additive coupling.
+    ``min_scale`` is that of ``Affine``, or None for an additive coupling.
     """
     a1 = first_layer(x1, p.w1, p.b1, space)
     a2 = middle_layer(a1, p.w2, p.b2, space)
@@ -98,7 +96,7 @@ def forward_step(
 ) -> tuple[Tensor, Tensor, Hidden]:
     """One step: x (N, C) -> z (N, C), ``total`` (N, C - c) plus the log-scales, and what backward needs."""
     z = torch.addmm(p.bias, x, p.matrix.T)
-    x1, x2 = z.tensor_split([p.first], dim=1)
+    x1, x2 = z.tensor_split([p.conditioning], dim=1)
     shift, log_scale, hidden = network(x1, p, space, min_scale)
     x2 += shift
     if hidden.scale is not None and log_scale is not None:
@@ -111,15 +109,15 @@ def inverse_step(
     z: Tensor, total: Tensor, p: Steps, inverse: Tensor, space: Space, min_scale: float | None
 ) -> tuple[Tensor, Tensor]:
     """One step back: z (N, C) -> x (N, C), and ``total`` (N, C - c) minus the log-scales."""
-    shift, log_scale, hidden = network(z[:, : p.first], p, space, min_scale)
+    shift, log_scale, hidden = network(z[:, : p.conditioning], p, space, min_scale)
     if log_scale is not None:
         total = total - log_scale
-    return undo(z, shift, hidden.scale, p, inverse), total
+    return invert_coupling(z, shift, hidden.scale, p, inverse), total
 
 
-def undo(z: Tensor, shift: Tensor, scale: Tensor | None, p: Steps, inverse: Tensor) -> Tensor:
+def invert_coupling(z: Tensor, shift: Tensor, scale: Tensor | None, p: Steps, inverse: Tensor) -> Tensor:
     """The input of a step whose coupling network was evaluated; ``inverse`` is that of ``p.matrix``."""
-    z1, z2 = z.tensor_split([p.first], dim=1)
+    z1, z2 = z.tensor_split([p.conditioning], dim=1)
     return (torch.cat((z1, (z2 if scale is None else z2 / scale) - shift), dim=1) - p.bias) @ inverse.T
 
 
@@ -150,15 +148,17 @@ def backward_step(
     Returns:
         the gradient with respect to x, x, and the gradients with respect to the parameters.
     """
-    z1, z2 = z.tensor_split([p.first], dim=1)
+    z1, z2 = z.tensor_split([p.conditioning], dim=1)
     if hidden is None:
         shift, _, hidden = network(z1, p, space, min_scale)
         if x is None:
             assert inverse is not None
-            x = undo(z, shift, hidden.scale, p, inverse)
+            x = invert_coupling(z, shift, hidden.scale, p, inverse)
     assert x is not None
     a1, a2, scale = hidden
-    g1, g2 = g.tensor_split([p.first], dim=1)  # from here on, of the coupling's output, then of its input
+    g1, g2 = g.tensor_split(
+        [p.conditioning], dim=1
+    )  # from here on, of the coupling's output, then of its input
     if scale is None or min_scale is None:
         g_h = [g2]
     else:  # z2 = (x2 + shift) scale, so that dz2 / dlog(scale) = z2; slope is dlog(scale) / draw
@@ -194,16 +194,16 @@ class Settings(NamedTuple):
 def forward_steps(
     x: Tensor, steps: Steps, settings: Settings, keep: bool, watch: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
-    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), smallest scale, what ``backward_steps`` needs.
+    """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), extreme scales, what ``backward_steps`` needs.
 
-    ``keep`` asks for the last of these, ``watch`` for the smallest scale, a scalar.
+    ``keep`` asks for the last of these, ``watch`` for the smallest and the largest scale (2,).
     """
     space, min_scale, recompute, kernels = settings
-    every = KEEP[recompute]
-    total = x.new_zeros(len(x), x.shape[1] - steps.first)
+    every = INPUTS_EVERY[recompute]
+    total = x.new_zeros(len(x), x.shape[1] - steps.conditioning)
     inputs: list[Tensor] = []
     hiddens: list[Tensor] = []
-    smallest: list[Tensor] = []
+    extremes: list[Tensor] = []
     for k, step in enumerate(steps.unbind()):
         if keep and every and k % every == 0:
             inputs.append(x)
@@ -211,9 +211,12 @@ def forward_steps(
         if keep and recompute == "none":
             hiddens += [t for t in hidden if t is not None]
         if watch and hidden.scale is not None:
-            smallest.append(hidden.scale.amin())
+            extremes.append(torch.stack(hidden.scale.aminmax()))
         del hidden  # or else the next step's layers could not take its memory, which is in the cache
-    return x, total, torch.stack(smallest).amin() if smallest else None, [*inputs, *hiddens]
+    if not extremes:
+        return x, total, None, [*inputs, *hiddens]
+    low, high = torch.stack(extremes).unbind(1)
+    return x, total, torch.stack((low.amin(), high.amax())), [*inputs, *hiddens]
 
 
 def backward_steps(
@@ -227,7 +230,7 @@ def backward_steps(
 ) -> list[Tensor]:
     """From the last step to the first: gradients with respect to the input and to all of ``steps``."""
     space, min_scale, recompute, kernels = settings
-    depth, every = len(steps.matrix), KEEP[recompute]
+    depth, every = len(steps.matrix), INPUTS_EVERY[recompute]
     n_inputs = len(range(0, depth, every)) if every else 0
     inputs, hiddens = kept[:n_inputs], kept[n_inputs:]
     each = len(hiddens) // depth
@@ -256,13 +259,13 @@ class FusedSteps(torch.autograd.Function):
         """``parameters`` are those of a ``Steps``."""
         keep = any(ctx.needs_input_grad)
         with ieee_precision(x.device):
-            z, total, smallest, kept = forward_steps(x, Steps(*parameters), settings, keep, watch)
+            z, total, extremes, kept = forward_steps(x, Steps(*parameters), settings, keep, watch)
         if keep:
             ctx.settings = settings
             ctx.save_for_backward(z, *parameters, *kept)
-        if smallest is not None:
-            ctx.mark_non_differentiable(smallest)
-        return z, total, smallest
+        if extremes is not None:
+            ctx.mark_non_differentiable(extremes)
+        return z, total, extremes
 
     @staticmethod
     @once_differentiable

@@ -1,7 +1,5 @@
 """The convolutional network that conditions a coupling of images, and its layers."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """The masked autoencoder, which conditions every dimension on those before it."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
@@ -22,9 +20,9 @@ class MaskedLinear(nn.Linear):
         super().__init__(masks.shape[2], masks.shape[1])
         self.register_buffer("masks", masks)
 
-    def forward(self, x: Tensor, which: int = 0) -> Tensor:
-        """(B, in) -> (B, out) under mask ``which``."""
-        return F.linear(x, self.weight * self.masks[which], self.bias)
+    def forward(self, x: Tensor, order: int = 0) -> Tensor:
+        """(B, in) -> (B, out) under the mask of that ``order``."""
+        return F.linear(x, self.weight * self.masks[order], self.bias)
 
 
 class MADE(nn.Module):
@@ -85,15 +83,15 @@ class MADE(nn.Module):
             nn.init.zeros_(self.context_to_last.weight)
             nn.init.zeros_(self.context_to_last.bias)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, which: int = 0) -> Tensor:
-        """(B, D) -> (B, D, parameters), in the order ``which``."""
+    def forward(self, x: Tensor, context: Tensor | None = None, order: int = 0) -> Tensor:
+        """(B, D) -> (B, D, parameters), in that ``order``."""
         h = x
         for i, layer in enumerate(self.hidden):
-            h = layer(h, which)
+            h = layer(h, order)
             if i == 0 and self.from_context is not None:
                 h = h + self.from_context(context)
             h = F.relu(h)
-        out = self.last(h, which)
+        out = self.last(h, order)
         if self.context_to_last is not None:
             out = out + self.context_to_last(context)
         return out.unflatten(1, (x.shape[1], -1))

@@ -1,7 +1,5 @@
 """The network that conditions a coupling of vectors."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

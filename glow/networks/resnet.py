@@ -1,7 +1,5 @@
 """The residual network that conditions RealNVP's couplings of images."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

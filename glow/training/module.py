@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from glow.bijections import AffineCoupling
+from glow.bijections.scales import Scales, RecordsScales
 from glow.data.augment import random_shift
 from glow.distributions.base import Distribution
 from glow.distributions.plane import Checkerboard, NormalizedDensity, PlaneDensity, density
@@ -204,14 +204,16 @@ class FlowModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scales of the last validation."""
-        for coupling in self._affine_couplings():
-            coupling.smallest_scale = None
+        self._scales = Scales()
+        for source in self._scale_sources():
+            source.recorder = self._scales
 
     def on_validation_epoch_end(self) -> None:
         """Log the smallest coupling scale; stop if the validation loss is not finite."""
-        scales = [c.smallest_scale for c in self._affine_couplings() if c.smallest_scale is not None]
-        if scales:
-            smallest = torch.stack(scales).amin()
+        for source in self._scale_sources():
+            source.recorder = None
+        smallest = self._scales.smallest
+        if smallest is not None:
             self.log("val/smallest_scale", smallest, sync_dist=True, reduce_fx="min")
         if not self.trainer.sanity_checking and not torch.isfinite(self.val_mean.compute()):
             weight = bad_weight(self.named_parameters())
@@ -245,8 +247,8 @@ class FlowModule(L.LightningModule):
             return self.noise(n, generator(self.flow.device, split, self.seed, batch_idx, device))
         return evaluation_noise(self.flow, n, split, self.seed, batch_idx, device_index=device)
 
-    def _affine_couplings(self) -> list[AffineCoupling]:
-        return [m for m in self.flow.modules() if isinstance(m, AffineCoupling)]
+    def _scale_sources(self) -> list[RecordsScales]:
+        return [m for m in self.flow.modules() if isinstance(m, RecordsScales)]
 
     def _count(self, parts: list[Part]) -> None:
         """Take the losses of a step into the mean of the epoch, for which they have to be finite."""

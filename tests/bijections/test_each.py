@@ -1,18 +1,30 @@
 """What is particular to one bijection."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from glow.bijections import ActNorm, AffineCoupling, LUConv1x1, Permutation, Spline, Squeeze, TopPrior
-from glow.bijections.coupling import sigmoid_scale
+from glow.bijections import (
+    ActNorm,
+    Affine,
+    Checkerboard,
+    Composition,
+    Coupling,
+    Halves,
+    LUConv1x1,
+    Permutation,
+    Shift,
+    Spline,
+    Squeeze,
+    TopPrior,
+    record_scales,
+)
+from glow.bijections.elementwise import sigmoid_scale
 from glow.errors import UsageError
 from glow.flows.dequantization import Dequantization
-from glow.networks import MADE, MLP
+from glow.networks import MADE, MLP, ResNet
 
 
 def test_squeeze_puts_channel_c_dy_dx_at_4c_2dy_dx() -> None:
@@ -68,7 +80,7 @@ def test_permutations() -> None:
     assert sorted(Permutation.shuffle(4)(x)[0].flatten().tolist()) == [0, 1, 2, 3]
 
 
-class TestDequantize:
+class TestDequantization:
     @pytest.mark.parametrize("bits", [1, 5, 8])
     def test_the_formula_of_the_release(self, bits: int) -> None:
         levels = 2**bits
@@ -95,20 +107,20 @@ class TestDequantize:
         layer = Dequantization(levels)
         q = torch.arange(levels, dtype=torch.uint8).view(1, -1)
         for noise in (0.001, 0.5, 0.999):
-            assert torch.equal(layer.inverse(layer(q, noise=torch.tensor(noise))[0])[0], q)
+            assert torch.equal(layer.quantize(layer(q, noise=torch.tensor(noise))[0]), q)
 
     def test_noise_stays_inside_the_bin(self) -> None:
         layer = Dequantization(256)
-        z, _ = layer(torch.full((1, 10_000), 7, dtype=torch.uint8))
+        z, _ = layer(torch.full((1, 10_000), 7, dtype=torch.uint8), layer.noise(1, (10_000,)))
         assert z.min() >= 7 / 256 - 0.5
         assert z.max() <= 8 / 256 - 0.5
         assert z.var() * 256**2 == pytest.approx(1 / 12, rel=0.1)
 
     def test_refuses_floats_and_levels_out_of_range(self) -> None:
         with pytest.raises(UsageError, match="integers from 0 to 255, got torch.float32"):
-            Dequantization(256)(torch.rand(1, 2))
+            Dequantization(256)(torch.rand(1, 2), torch.tensor(0.5))
         with pytest.raises(UsageError, match="integers from 0 to 16, got values from 0 to 17"):
-            Dequantization(17)(torch.tensor([[0, 17]]))
+            Dequantization(17)(torch.tensor([[0, 17]]), torch.tensor(0.5))
         with pytest.raises(UsageError, match="grey_levels must be between 2 and 256, got 1"):
             Dequantization(1)
 
@@ -116,31 +128,30 @@ class TestDequantize:
         z = torch.zeros(3, 4)
         z[1, 2] = float("nan")
         with pytest.warns(UserWarning, match="1 of 3 images"):
-            x, _ = Dequantization(256).inverse(z)
+            x = Dequantization(256).quantize(z)
         assert x[1, 2] == 0
 
 
-class TestAffineCoupling:
+class TestAffine:
     def test_shift_and_scale_are_interleaved_and_applied_as_in_the_release(self) -> None:
-        coupling = AffineCoupling(MLP(2, 4, 8))
+        network = MLP(2, 4, 8)
+        coupling = Coupling(Halves(), network, Affine())
         h = torch.tensor([[0.5, 0.0, -1.0, 3.0]])
-        x = torch.tensor([[2.0, 4.0]])
+        network.forward = lambda x, context=None: h  # type: ignore[method-assign]
+        given, x = torch.tensor([[7.0, 8.0]]), torch.tensor([[2.0, 4.0]])
         scale = torch.sigmoid(torch.tensor([0.0, 3.0]) + 2)
-        z, log_det = coupling.transform(x, h)
-        torch.testing.assert_close(z, (x + torch.tensor([[0.5, -1.0]])) * scale)
+        z, log_det = coupling(torch.cat((given, x), dim=1))
+        torch.testing.assert_close(z[:, :2], given)
+        torch.testing.assert_close(z[:, 2:], (x + torch.tensor([[0.5, -1.0]])) * scale)
         torch.testing.assert_close(log_det, scale.log().sum()[None])
 
     def test_the_lower_bound_bounds(self) -> None:
-        coupling = AffineCoupling(MLP(2, 4, 8), min_scale=0.25).eval()
-        _, log_det = coupling.transform(torch.zeros(1, 2), torch.full((1, 4), -100.0))
-        assert log_det.item() == pytest.approx(2 * math.log(0.25))
-        assert coupling.smallest_scale is not None
-        assert coupling.smallest_scale.item() == pytest.approx(0.25)
+        _, log_slope = Affine(min_scale=0.25).forward(torch.zeros(1, 2), torch.full((1, 2, 2), -100.0))
+        assert log_slope.sum().item() == pytest.approx(2 * math.log(0.25))
 
     def test_logsigmoid_does_not_overflow(self) -> None:
-        coupling = AffineCoupling(MLP(2, 4, 8))
-        _, log_det = coupling.transform(torch.zeros(1, 2), torch.full((1, 4), -200.0))
-        assert log_det.item() == pytest.approx(-396)
+        _, log_slope = Affine().forward(torch.zeros(1, 2), torch.full((1, 2, 2), -200.0))
+        assert log_slope.sum().item() == pytest.approx(-396)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_the_log_scale_without_autograd_is_that_with_it(self, dtype: torch.dtype) -> None:
@@ -159,7 +170,58 @@ class TestAffineCoupling:
     )
     def test_bad_arguments(self, arguments: dict[str, object], message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            AffineCoupling(MLP(2, 4, 8), **arguments)  # type: ignore[arg-type]
+            Affine(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_checkerboard_leaves_its_pixels_alone_though_a_sigmoid_of_zero_is_no_identity() -> None:
+    for odd in (False, True):
+        coupling = Coupling(Checkerboard(odd), ResNet(1, 2, 4, 1), Affine())
+        x = torch.randn(2, 1, 3, 4)
+        stays = (torch.arange(3)[:, None] + torch.arange(4)) % 2 == odd
+        z, log_det = coupling(x)
+        assert torch.equal(z[..., stays], x[..., stays])
+        torch.testing.assert_close(z[..., ~stays], x[..., ~stays] * torch.sigmoid(torch.tensor(2.0)))
+        torch.testing.assert_close(log_det, torch.full((2,), 6 * math.log(1 / (1 + math.exp(-2)))))
+
+
+class TestRecordScales:
+    def test_the_extremes_of_all_couplings_and_nothing_outside(self) -> None:
+        couplings = [Coupling(Halves(swap), MLP(2, 4, 8), Affine(min_scale=0.25)) for swap in (False, True)]
+        flow, x = Composition([*couplings, Coupling(Halves(), MLP(2, 2, 8), Shift())]), torch.randn(50, 4)
+        flow(x)
+        with record_scales(flow) as scales:
+            assert scales.smallest is None
+            flow(x)
+            flow(2 * x)
+        seen = []
+        for v in (x, 2 * x):
+            for coupling in couplings:
+                moved = coupling.mask.moved(v)
+                v, _ = coupling(v)
+                h = coupling.network(coupling.mask.given(v)).unflatten(1, (2, 2))
+                seen.append(coupling.elementwise.forward(moved, h)[1].exp())
+        torch.testing.assert_close(scales.smallest, torch.stack(seen).amin())
+        torch.testing.assert_close(scales.largest, torch.stack(seen).amax())
+        before = scales.smallest
+        flow(100 * x)
+        assert scales.smallest is before
+
+    def test_of_no_affine_coupling(self) -> None:
+        flow = Coupling(Halves(), MLP(2, 2, 8), Shift())
+        with record_scales(flow) as scales:
+            flow(torch.randn(3, 4))
+        assert scales.smallest is scales.largest is None
+
+
+class TestNetworksOfACoupling:
+    def test_a_context_reaches_the_networks_that_take_one(self) -> None:
+        class Conditioned(nn.Module):
+            def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+                return x + context
+
+        x, context = torch.ones(3, 2), torch.full((3, 1), 5.0)
+        assert Coupling(Halves(), Conditioned(), Shift())(x, context)[0].tolist() == [[1, 7]] * 3
+        assert Coupling(Halves(), nn.Identity(), Shift())(x, context)[0].tolist() == [[1, 2]] * 3
 
 
 def test_the_top_prior_of_a_class_is_that_class_s_gaussian() -> None:

@@ -1,7 +1,5 @@
 """Densities that are no flows: the masked autoencoder and the variational autoencoder."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -12,8 +10,7 @@ from torch import Tensor, nn
 from glow.data import Digits
 from glow.errors import UsageError
 from glow.evaluation.bits import evaluate_log_probs
-from glow.flows import made, vae
-from glow.flows.made_density import MADEDensity
+from glow.flows import VAE, MADEDensity
 from glow.networks import MADE
 
 AGNOSTIC = [(False, False), (True, False), (False, True), (True, True)]
@@ -41,7 +38,7 @@ class TestMADE:
     def test_probabilities_of_all_images_sum_to_one(
         self, order_agnostic: bool, connectivity_agnostic: bool
     ) -> None:
-        model = made((1, 2, 4), 16, 2, order_agnostic, connectivity_agnostic, masks=3, grey_levels=2)
+        model = MADEDensity((1, 2, 4), 16, 2, order_agnostic, connectivity_agnostic, masks=3, grey_levels=2)
         shaken(model, 1.0)
         log_prob = model.log_prob(all_images(8).view(-1, 1, 2, 4))
         assert log_prob.std() > 0.1
@@ -51,7 +48,7 @@ class TestMADE:
     def test_the_density_of_vectors_integrates_to_one(
         self, order_agnostic: bool, connectivity_agnostic: bool
     ) -> None:
-        model = made((2,), 16, 2, order_agnostic, connectivity_agnostic, masks=3)
+        model = MADEDensity((2,), 16, 2, order_agnostic, connectivity_agnostic, masks=3)
         shaken(model, 0.3)
         axis = torch.linspace(-15, 15, 601, dtype=torch.float64)
         mass = model.log_prob(torch.cartesian_prod(axis, axis)).exp().sum() * (axis[1] - axis[0]) ** 2
@@ -65,7 +62,7 @@ class TestMADE:
         seen = []
         for k, order in enumerate(orders):
             jacobian = torch.autograd.functional.jacobian(
-                lambda x, k=k: network(x[None], which=k)[0, :, 0], torch.randn(6, dtype=torch.float64)
+                lambda x, k=k: network(x[None], order=k)[0, :, 0], torch.randn(6, dtype=torch.float64)
             )
             by_place = (jacobian != 0)[order.argsort()][:, order.argsort()]
             assert not by_place.triu().any()
@@ -79,7 +76,7 @@ class TestMADE:
         assert len(set(masks)) == 3
 
     def test_training_takes_the_masks_in_turn_and_evaluation_their_mean(self) -> None:
-        model = made((3,), 16, order_agnostic=True, masks=3)
+        model = MADEDensity((3,), 16, order_agnostic=True, masks=3)
         shaken(model)
         x = torch.randn(4, 3, dtype=torch.float64)
         model.train()
@@ -89,7 +86,7 @@ class TestMADE:
         torch.testing.assert_close(model.eval().log_prob(x), each.logsumexp(0) - math.log(3))
 
     def test_samples_follow_the_probabilities(self) -> None:
-        model = made((1, 1, 3), 16, order_agnostic=True, masks=2, grey_levels=2)
+        model = MADEDensity((1, 1, 3), 16, order_agnostic=True, masks=2, grey_levels=2)
         shaken(model, 1.0)
         x = model.sample(20_000, generator=torch.Generator().manual_seed(0))
         assert (tuple(x.shape), x.dtype) == ((20_000, 1, 1, 3), torch.uint8)
@@ -100,7 +97,7 @@ class TestMADE:
         )
 
     def test_samples_of_vectors_follow_the_density(self) -> None:
-        model = made((2,), 16, order_agnostic=True, masks=2)
+        model = MADEDensity((2,), 16, order_agnostic=True, masks=2)
         shaken(model, 0.3)
         x = model.sample(20_000, generator=torch.Generator().manual_seed(0))
         entropy = -model.log_prob(x).mean().item()
@@ -109,25 +106,31 @@ class TestMADE:
         expected = -(log_prob.exp() * log_prob).sum().item() * (axis[1] - axis[0]).item() ** 2
         assert entropy == pytest.approx(expected, abs=0.03)
 
+    def test_nothing_and_the_mode(self) -> None:
+        for model in (MADEDensity((3,), 16), MADEDensity((1, 2, 2), 16, grey_levels=2)):
+            shaken(model)
+            assert model.sample(0).shape == (0, *model.event_shape)
+            assert model.log_prob(model.sample(0)).shape == (0,)
+            mode = model.sample(3, temperature=0)
+            assert torch.equal(mode[0], mode[1])
+            assert (model.log_prob(mode)[0] >= model.log_prob(model.sample(200)).median()).all()
+
     def test_refusals(self) -> None:
         with pytest.raises(
-            UsageError, match=r"made models binary images: set dataset\.grey_levels=2, got 17"
+            UsageError, match="MADEDensity models binary images: grey_levels must be 2, got 17"
         ):
-            made((1, 8, 8), grey_levels=17)
-        with pytest.raises(UsageError, match="order_agnostic must be true or false"):
-            made((2,), order_agnostic="yes")  # type: ignore[arg-type]
+            MADEDensity((1, 8, 8), grey_levels=17)
         with pytest.raises(UsageError, match="masks must be an integer above zero"):
-            made((2,), masks=0)
+            MADEDensity((2,), masks=0)
         with pytest.raises(UsageError, match="two grey levels"):
-            made((1, 2, 2), grey_levels=2).log_prob(torch.full((1, 1, 2, 2), 3))
+            MADEDensity((1, 2, 2), grey_levels=2).log_prob(torch.full((1, 1, 2, 2), 3))
 
     def test_it_learns_the_digits(self) -> None:
         """Below what independent pixels reach."""
         x = digits()
         p = x.float().mean(0).clamp(0.01, 0.99)
         independent = -(x * p.log() + (1 - x) * (1 - p).log()).flatten(1).sum(1).mean().item()
-        model = made((1, 8, 8), 64, 1, grey_levels=2)
-        assert isinstance(model, MADEDensity)
+        model = MADEDensity((1, 8, 8), 64, 1, grey_levels=2)
         assert fitted(model, x, 150) < independent - 3
 
 
@@ -148,7 +151,7 @@ class TestVAE:
     @pytest.mark.parametrize("posterior", POSTERIORS)
     def test_the_bound_rises_to_the_likelihood_with_the_draws(self, posterior: str) -> None:
         """Against the exact likelihood of a two-dimensional latent, summed over a grid."""
-        model = vae((1, 2, 2), posterior, 2, 8, latents=2, context=3, grey_levels=2)
+        model = VAE((1, 2, 2), posterior, 2, 8, latents=2, context=3, grey_levels=2)
         shaken(model, 0.15)
         x = all_images(4).view(-1, 1, 2, 2)[:6]
         axis = torch.linspace(-7, 7, 281, dtype=torch.float64)
@@ -166,7 +169,7 @@ class TestVAE:
 
     @pytest.mark.parametrize("posterior", POSTERIORS)
     def test_every_part_learns(self, posterior: str) -> None:
-        model = vae((1, 8, 8), posterior, 2, 16, latents=4, context=5, grey_levels=2)
+        model = VAE((1, 8, 8), posterior, 2, 16, latents=4, context=5, grey_levels=2)
         x = digits()
         for _ in range(2):  # at first some of it is the identity
             optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -181,14 +184,22 @@ class TestVAE:
 
     def test_the_posterior_depends_on_the_context(self) -> None:
         for posterior in ("iaf", "planar"):
-            model = vae((1, 8, 8), posterior, 2, 16, latents=4, context=5, grey_levels=2)
+            model = VAE((1, 8, 8), posterior, 2, 16, latents=4, context=5, grey_levels=2)
             shaken(model)
             z = torch.randn(3, 4, dtype=torch.float64)
             a, b = (model.posterior(z, torch.randn(3, 5, dtype=torch.float64))[0] for _ in range(2))
             assert not torch.allclose(a, b)
 
+    def test_nothing_and_noise_of_a_generator(self) -> None:
+        model = VAE((1, 8, 8), grey_levels=2)
+        assert model.sample(0).shape == (0, 1, 8, 8)
+        assert model.log_prob(torch.zeros(0, 1, 8, 8)).shape == (0,)
+        x = model.sample(4)
+        first, again = (model.log_prob(x, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+        assert torch.equal(first, again)
+
     def test_samples(self) -> None:
-        model = vae((1, 8, 8), grey_levels=2)
+        model = VAE((1, 8, 8), grey_levels=2)
         source = torch.Generator()
         x, again = (model.sample(5, generator=source.manual_seed(0)) for _ in range(2))
         assert torch.equal(x, again)
@@ -198,8 +209,8 @@ class TestVAE:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"shape": (2,)}, "vae models binary images"),
-            ({"grey_levels": 17}, r"set dataset\.grey_levels=2, got shape \(1, 8, 8\) and grey_levels 17"),
+            ({"event_shape": (2,)}, "VAE models binary images"),
+            ({"grey_levels": 17}, r"grey_levels 2, got shape \(1, 8, 8\) and grey_levels 17"),
             ({"posterior": "maf"}, "posterior='maf' is not one of gaussian, iaf, planar"),
             ({"latents": 0}, "latents must be an integer above zero"),
             ({"posterior": "iaf", "latents": 1}, "two or more for posterior=iaf"),
@@ -207,4 +218,4 @@ class TestVAE:
     )
     def test_refusals(self, arguments: dict[str, object], message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            vae(**{"shape": (1, 8, 8), "grey_levels": 2, **arguments})  # type: ignore[arg-type]
+            VAE(**{"event_shape": (1, 8, 8), "grey_levels": 2, **arguments})  # type: ignore[arg-type]

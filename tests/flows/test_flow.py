@@ -1,7 +1,5 @@
 """Densities, samples and initialization of whole flows."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -11,10 +9,10 @@ from torch import Tensor
 from glow.bijections import ActNorm, Composition, Permutation
 from glow.errors import UsageError
 from glow.evaluation.bits import bits_per_dim
-from glow.flows import glow, realnvp
-from glow.flows.dequantization import Dequantization
-from glow.flows.flow import Flow
+from glow.flows import IAF, MAF, NICE, NSF, Dequantization, Flow, Glow, PlanarFlow, RadialFlow, RealNVP
 from glow.fused import unfused
+
+VECTORS = [NICE, RealNVP, NSF, MAF, IAF, PlanarFlow, RadialFlow]
 
 
 def images(n: int = 8, channels: int = 1, side: int = 8, levels: int = 256) -> Tensor:
@@ -36,7 +34,7 @@ def randomized(flow: Flow) -> Flow:
 
 @pytest.fixture
 def flow() -> Flow:
-    return glow((1, 8, 8), depth=2, width=8)
+    return Glow((1, 8, 8), depth=2, width=8)
 
 
 class TestBitsPerDim:
@@ -73,7 +71,7 @@ class TestBitsPerDim:
     def test_a_uniform_model_would_cost_n_bits(self) -> None:
         """The correction alone: density 1 on the unit cube is 2^-n per level."""
         for levels in (32, 256):
-            _, log_det = Dequantization(levels)(torch.zeros(1, 3, 2, 2, dtype=torch.long))
+            _, log_det = Dequantization(levels)(torch.zeros(1, 3, 2, 2, dtype=torch.long), torch.tensor(0.5))
             assert bits_per_dim(log_det, (3, 2, 2)).item() == pytest.approx(math.log2(levels))
 
     def test_probabilities_of_a_two_level_pixel_sum_to_at_most_one(self) -> None:
@@ -94,7 +92,7 @@ def _identity(channels: int) -> Permutation:
 
 class TestInitialize:
     def test_actnorm_is_standardized_through_the_whole_depth(self) -> None:
-        flow = glow((3, 16, 16), depth=4, width=16)
+        flow = Glow((3, 16, 16), depth=4, width=16)
         x, seen = images(64, 3, 16), []
         noise = torch.rand(x.shape)
         flow.initialize(x, noise=noise)
@@ -118,7 +116,7 @@ class TestInitialize:
 
     def test_it_is_kept_with_the_weights(self, flow: Flow) -> None:
         flow.initialize(images())
-        other = glow((1, 8, 8), depth=2, width=8)
+        other = Glow((1, 8, 8), depth=2, width=8)
         other.load_state_dict(flow.state_dict())
         assert other.initialized
 
@@ -126,7 +124,7 @@ class TestInitialize:
         states = []
         for _ in range(2):
             torch.manual_seed(0)
-            flow = glow((1, 8, 8), depth=2, width=8)
+            flow = Glow((1, 8, 8), depth=2, width=8)
             torch.manual_seed(1)
             x = images()
             torch.manual_seed(len(states))
@@ -141,13 +139,13 @@ class TestInitialize:
         assert not flow.initialized
 
     def test_flows_without_such_layers_need_none(self) -> None:
-        assert realnvp((2,)).initialized
+        assert RealNVP((2,)).initialized
 
 
 class TestEncodeDecode:
     def test_images_come_back_to_the_last_grey_level(self) -> None:
         x = images()
-        flow = glow((1, 8, 8), depth=2, width=8, min_scale=0.1)
+        flow = Glow((1, 8, 8), depth=2, width=8, min_scale=0.1)
         flow.initialize(x)
         randomized(flow).eval()
         latents = flow.encode(x)
@@ -155,16 +153,16 @@ class TestEncodeDecode:
         assert torch.equal(flow.decode(latents), x.to(torch.uint8))
 
     def test_vectors_come_back(self) -> None:
-        flow = randomized(realnvp((3,), layers=4, hidden=8)).double()
+        flow = randomized(RealNVP((3,), layers=4, hidden=8)).double()
         x = torch.randn(5, 3).double()
         torch.testing.assert_close(flow.decode(flow.encode(x)), x)
 
     def test_latents_and_log_det_give_log_prob(self, flow: Flow) -> None:
         x, noise = images(), torch.rand(8, 1, 8, 8)
         flow.initialize(x)
-        z, log_det = flow.bijection(flow.dequantize(x, noise=noise)[0])
+        z, log_det = flow.bijection(flow.dequantization(x, noise)[0])
         normal = torch.distributions.Normal(0, 1)
-        expected = sum(normal.log_prob(t).flatten(1).sum(1) for t in z) + log_det - 64 * math.log(256)
+        expected = normal.log_prob(z).sum(1) + log_det - 64 * math.log(256)
         torch.testing.assert_close(flow.log_prob(x, noise=noise), expected)
 
     def test_float64_stays_float64(self, flow: Flow) -> None:
@@ -189,20 +187,74 @@ class TestSample:
         )
         torch.testing.assert_close(half, 0.5 * one)
 
-    @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "hot"])
+    @pytest.mark.parametrize("temperature", [-1.0, float("nan"), "hot"])
     def test_bad_temperatures(self, flow: Flow, temperature: object) -> None:
-        with pytest.raises(UsageError, match="temperature must be a number above zero"):
+        with pytest.raises(UsageError, match="temperature must be a number of at least zero"):
             flow.sample(1, temperature=temperature)  # type: ignore[arg-type]
 
     def test_bad_n(self, flow: Flow) -> None:
-        with pytest.raises(UsageError, match="n must be an integer above zero, got 0"):
-            flow.sample(0)
+        with pytest.raises(UsageError, match="n must be an integer of at least zero, got -1"):
+            flow.sample(-1)
+
+    def test_temperature_zero_is_the_image_of_the_mode(self, flow: Flow) -> None:
+        flow.initialize(images())
+        flow.eval()
+        x = flow.sample(3, temperature=0)
+        zeros = [torch.zeros(3, *shape) for shape in flow.latent_shapes]
+        assert torch.equal(x, flow.decode(zeros))
+        assert torch.equal(x[0], x[1])
+
+    def test_latents_are_drawn_scale_by_scale(self, flow: Flow) -> None:
+        source = torch.Generator().manual_seed(3)
+        expected = [torch.randn(5, *shape, generator=source) for shape in flow.latent_shapes]
+        for a, b in zip(flow.draw(5, generator=torch.Generator().manual_seed(3)), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+class TestEmptyBatches:
+    @pytest.mark.parametrize("recipe", [Glow, RealNVP])
+    def test_of_images(self, recipe: type[Flow]) -> None:
+        flow = recipe((1, 8, 8), grey_levels=256, width=8)
+        flow.initialize(images())
+        x = images()[:0]
+        assert flow.log_prob(x).shape == (0,)
+        latents = flow.encode(x)
+        assert [tuple(z.shape) for z in latents] == [(0, *shape) for shape in flow.latent_shapes]
+        assert flow.decode(latents).shape == flow.eval().sample(0).shape == (0, 1, 8, 8)
+        assert flow.unflatten(flow.flatten(latents))[0].shape == latents[0].shape
+
+    @pytest.mark.parametrize("recipe", VECTORS)
+    def test_of_vectors(self, recipe: type[Flow]) -> None:
+        flow = recipe((3,)).eval()
+        x = torch.zeros(0, 3)
+        assert flow.log_prob(x).shape == (0,)
+        assert flow.decode(flow.encode(x)).shape == flow.sample(0).shape == (0, 3)
+
+
+def test_noise_comes_from_the_generator_that_is_given(flow: Flow) -> None:
+    flow.initialize(images())
+    x = images()
+    first, again = (flow.log_prob(x, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    noise = flow.noise(len(x), torch.Generator().manual_seed(5))
+    assert torch.equal(first, again)
+    assert torch.equal(first, flow.log_prob(x, noise=noise))
+    assert not torch.equal(first, flow.log_prob(x))
+
+
+def test_one_vector_per_element_and_back(flow: Flow) -> None:
+    flow.initialize(images())
+    latents = flow.encode(images())
+    z = flow.flatten(latents)
+    assert z.shape == (8, 64)
+    assert torch.equal(z[:, : latents[0][0].numel()], latents[0].flatten(1))
+    for a, b in zip(flow.unflatten(z), latents, strict=True):
+        assert torch.equal(a, b)
 
 
 class TestLabels:
     @pytest.fixture
     def conditional(self) -> Flow:
-        flow = glow((1, 8, 8), depth=1, width=8, class_conditional=True, classes=3)
+        flow = Glow((1, 8, 8), depth=1, width=8, class_conditional=True, classes=3)
         flow.initialize(images(), torch.arange(8) % 3)
         with torch.no_grad():
             flow.bijection.top.embedding.weight.normal_()
@@ -241,7 +293,7 @@ def test_a_wrong_shape_is_named(flow: Flow) -> None:
 
 
 def test_an_untrained_2d_density_integrates_to_one() -> None:
-    flow = randomized(realnvp((2,), layers=4, hidden=16)).double()
+    flow = randomized(RealNVP((2,), layers=4, hidden=16)).double()
     axis = torch.linspace(-8, 8, 401).double()
     points = torch.cartesian_prod(axis, axis)
     total = flow.log_prob(points).exp().sum() * (axis[1] - axis[0]) ** 2

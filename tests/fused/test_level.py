@@ -1,8 +1,7 @@
 """The level as one function against the level as K modules: the same numbers, with less kept."""
 
-from __future__ import annotations
-
 import copy
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -13,37 +12,48 @@ from torch import Tensor
 
 from glow.bijections import (
     ActNorm,
-    AdditiveCoupling,
-    AffineCoupling,
+    Affine,
+    Composition,
+    Coupling,
+    Elementwise,
     FullConv1x1,
+    Halves,
     LUConv1x1,
     Permutation,
+    Repeated,
+    Shift,
+    Spline,
+    record_scales,
 )
 from glow.errors import UsageError
-from glow.flows import glow, realnvp
-from glow.fused import GlowLevel, GlowStep, products, unfused
-from glow.fused.products import columns, transposed_columns
+from glow.flows import Glow, RealNVP
+from glow.fused import FusedLevel, products, unfused
+from glow.fused.products import col2im, im2col
 from glow.networks import ConvNet
 
-COUPLINGS: dict[str, Callable[[], Any]] = {
-    "affine": lambda: AffineCoupling(ConvNet(4, 8, 8)),
-    "affine bounded": lambda: AffineCoupling(ConvNet(4, 8, 8), min_scale=0.2),
-    "additive": lambda: AdditiveCoupling(ConvNet(4, 4, 8)),
+COUPLINGS: dict[str, Elementwise] = {
+    "affine": Affine(),
+    "affine bounded": Affine(min_scale=0.2),
+    "additive": Shift(),
 }
 MIXINGS: dict[str, Callable[[int], Any]] = {
-    "lu": LUConv1x1, "plain": FullConv1x1, "reverse": Permutation.reverse, "shuffle": Permutation.shuffle,
+    "lu": LUConv1x1, "full": FullConv1x1, "reverse": Permutation.reverse, "shuffle": Permutation.shuffle,
 }  # fmt: skip
 CHANNELS = 8
 
 
+def step(elementwise: Elementwise, mixing: str = "lu", swap: bool = False) -> Composition:
+    half = CHANNELS // 2
+    before = [ActNorm(CHANNELS), MIXINGS[mixing](CHANNELS)]
+    network = ConvNet(half, elementwise.parameters * half, 8)
+    return Composition([*before, Coupling(Halves(swap), network, elementwise)])
+
+
 def level(
     coupling: str = "affine", mixing: str = "lu", recompute: str = "none", depth: int = 3, away: float = 0.2
-) -> GlowLevel:
+) -> FusedLevel:
     """In float64, away from where it starts."""
-    steps = [
-        GlowStep(ActNorm(CHANNELS), MIXINGS[mixing](CHANNELS), COUPLINGS[coupling]()) for _ in range(depth)
-    ]
-    made = GlowLevel(steps, recompute).double()
+    made = FusedLevel([step(COUPLINGS[coupling], mixing) for _ in range(depth)], recompute).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += away * torch.randn_like(parameter)
@@ -51,10 +61,10 @@ def level(
 
 
 def images(n: int = 3) -> Tensor:
-    return torch.randn(n, 2, 6, 4, dtype=torch.float64)
+    return torch.randn(n, CHANNELS, 3, 2, dtype=torch.float64)
 
 
-def everything(made: GlowLevel, x: Tensor) -> dict[str, Tensor]:
+def everything(made: FusedLevel, x: Tensor) -> dict[str, Tensor]:
     """Outputs and all gradients of a loss that depends on both outputs."""
     made.zero_grad()
     x = x.clone().requires_grad_()
@@ -69,7 +79,7 @@ def everything(made: GlowLevel, x: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("coupling", COUPLINGS)
-def test_fused_and_plain_agree_in_values_and_gradients(coupling: str, mixing: str, recompute: str) -> None:
+def test_fused_and_unfused_agree_in_values_and_gradients(coupling: str, mixing: str, recompute: str) -> None:
     made, x = level(coupling, mixing, recompute), images()
     found = everything(made, x)
     with unfused(made):
@@ -91,7 +101,7 @@ def test_as_convolutions_and_as_products(
     made, x = level(coupling, recompute=recompute), images()
     with unfused(made):
         expected = everything(made, x)
-    monkeypatch.setattr(products, "convolves", lambda x: convolves)
+    monkeypatch.setattr(products, "use_convolution", lambda x: convolves)
     found = everything(made, x)
     for name, value in expected.items():
         assert (found[name] - value).norm() / value.norm() < 1e-10, name
@@ -100,7 +110,7 @@ def test_as_convolutions_and_as_products(
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-def test_the_fused_inverse_and_its_gradients_agree_with_the_plain_ones(coupling: str) -> None:
+def test_the_fused_inverse_and_its_gradients_agree_with_the_unfused_ones(coupling: str) -> None:
     made = level(coupling)
     z = torch.randn(3, CHANNELS, 3, 2, dtype=torch.float64)
     found = []
@@ -117,8 +127,8 @@ def test_the_fused_inverse_and_its_gradients_agree_with_the_plain_ones(coupling:
         torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
 
 
-def test_float32_log_prob_is_within_1e_4_bits_per_dim_of_the_plain_float64_path() -> None:
-    flow = glow((3, 16, 16), depth=8, width=32)
+def test_float32_log_prob_is_within_1e_4_bits_per_dim_of_the_unfused_float64_path() -> None:
+    flow = Glow((3, 16, 16), depth=8, width=32)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -151,7 +161,7 @@ def test_autocast_leaves_float64_alone() -> None:
     torch.testing.assert_close(z, made(x)[0], rtol=0, atol=0)
 
 
-def kept(made: GlowLevel, x: Tensor) -> int:
+def kept(made: FusedLevel, x: Tensor) -> int:
     """Bytes that autograd keeps of a forward pass, parameters not counted."""
     known = {p.untyped_storage().data_ptr() for p in made.parameters()}
     sizes: dict[int, int] = {}
@@ -168,7 +178,7 @@ def kept(made: GlowLevel, x: Tensor) -> int:
 
 
 def test_what_each_way_of_recomputing_keeps() -> None:
-    x = torch.randn(16, 2, 8, 8, dtype=torch.float64)
+    x = torch.randn(16, CHANNELS, 4, 4, dtype=torch.float64)
     level_input = 16 * 2 * 8 * 8 * 8
     sizes = {
         r: {k: kept(level(recompute=r, depth=k), x) for k in (4, 8)} for r in ("none", "step", "reversible")
@@ -184,13 +194,13 @@ def test_columns_and_their_transpose_are_a_convolution_and_its_transpose() -> No
     kernel = torch.randn(width, c, 3, 3, dtype=torch.float64)
     rows = x.permute(0, 2, 3, 1).reshape(-1, c)
     matrix = torch.nn.functional.pad(kernel.permute(0, 2, 3, 1).flatten(1), (0, 5))
-    found = columns(rows[:, :1], rows[:, 1:], space=(b, h, w), dtype=x.dtype) @ matrix.T
+    found = im2col(rows[:, :1], rows[:, 1:], space=(b, h, w), dtype=x.dtype) @ matrix.T
     expected = torch.nn.functional.conv2d(x, kernel, padding=1)
     torch.testing.assert_close(found, expected.permute(0, 2, 3, 1).reshape(-1, width))
     y = torch.randn_like(expected)
     transposed = torch.nn.functional.conv_transpose2d(y, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, c)
     y_rows = y.permute(0, 2, 3, 1).reshape(-1, width)
-    torch.testing.assert_close(transposed_columns(y_rows, matrix, (b, h, w), c), transposed)
+    torch.testing.assert_close(col2im(y_rows, matrix, (b, h, w), c), transposed)
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -210,9 +220,9 @@ def test_the_kept_inverse_follows_the_weights(edit: str) -> None:
         assert made._inverse is before, "the second call should have used the first one's inverse"
     with torch.no_grad():
         if edit == "in place":
-            made.steps.steps[1].upper.add_(0.1)
+            made.step.steps[1].upper.add_(0.1)
         elif edit == "through .data":
-            made.steps.steps[1].upper.data.add_(0.1)
+            made.step.steps[1].upper.data.add_(0.1)
         elif edit == "load_state_dict":
             made.load_state_dict(level("affine bounded").state_dict())
         else:
@@ -239,7 +249,7 @@ def test_a_copy_is_independent_and_the_same() -> None:
     twin = copy.deepcopy(made)
     torch.testing.assert_close(twin(x)[0], made.eval()(x)[0])
     with torch.no_grad():
-        twin.steps.steps[0].shift += 1
+        twin.step.steps[0].shift += 1
     assert not torch.allclose(twin(x)[0], made(x)[0])
 
 
@@ -250,7 +260,7 @@ def test_gradients_in_the_precisions_that_people_train_in(
     convolves: bool, recompute: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At depth 32, as convolutions and as products."""
-    monkeypatch.setattr(products, "convolves", lambda x: convolves)
+    monkeypatch.setattr(products, "use_convolution", lambda x: convolves)
     made, x = level("affine bounded", recompute=recompute, depth=32, away=0.02), images(8)
     with unfused(made):
         expected = everything(made, x)
@@ -273,38 +283,53 @@ def test_any_batch_and_layout(n: int, layout: torch.memory_format) -> None:
 
 
 def test_a_level_refuses_what_it_cannot_compute() -> None:
-    with pytest.raises(UsageError, match="not swapped"):
-        GlowStep(ActNorm(8), LUConv1x1(8), AffineCoupling(ConvNet(4, 8, 8), swap=True))
-    with pytest.raises(UsageError, match="scale='sigmoid'"):
-        GlowStep(ActNorm(8), LUConv1x1(8), AffineCoupling(ConvNet(4, 8, 8), scale="tanh"))
-    steps = [
-        GlowStep(ActNorm(8), LUConv1x1(8), AffineCoupling(ConvNet(4, 8, 8), min_scale=m)) for m in (0.1, 0.2)
-    ]
-    with pytest.raises(UsageError, match="all with the same min_scale"):
-        GlowLevel(steps)
-    with pytest.raises(UsageError, match="one step or more"):
-        GlowLevel([])
+    for other in (
+        step(Affine(), swap=True),
+        step(Affine("tanh")),
+        step(Spline(3)),
+        Composition([ActNorm(8)]),
+    ):
+        assert not FusedLevel.supports(other)
+        with pytest.raises(UsageError, match="scale='sigmoid', or additive; not swapped"):
+            FusedLevel([other])
+    with pytest.raises(UsageError, match="one step or more, alike but for their parameters"):
+        FusedLevel([step(Affine(min_scale=m)) for m in (0.1, 0.2)])
+    with pytest.raises(UsageError, match="one step or more, alike but for their parameters, got 0"):
+        FusedLevel([])
+
+
+def test_it_is_repeated_with_the_same_parameters_by_the_same_names() -> None:
+    made, x = level(), images()
+    slow = Repeated([step(Affine()) for _ in range(3)]).double()
+    slow.load_state_dict(made.state_dict())
+    with unfused(made):
+        for a, b in zip(made(x), slow(x), strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(made(x), slow(x), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_unstacked_steps_share_the_parameters() -> None:
     made = level(depth=2)
     made.unstack()[1].steps[0].shift.data.fill_(7)
-    shift = made.steps.steps[0].shift
+    shift = made.step.steps[0].shift
     assert (shift[1] == 7).all()
     assert (shift[0] != 7).all()
 
 
-def test_the_smallest_scale_is_recorded_in_evaluation_only() -> None:
+def test_the_scales_are_recorded_in_either_way() -> None:
     made, x = level("affine bounded"), images()
-    coupling = made.steps.steps[2]
-    made(x)
-    assert coupling.smallest_scale is None
-    made.eval()(x)
-    fused_scale, coupling.smallest_scale = coupling.smallest_scale, None
-    assert 0.2 <= fused_scale < 1
-    with unfused(made):
+    with record_scales(made) as scales:
         made(x)
-    torch.testing.assert_close(coupling.smallest_scale, fused_scale)
+    with unfused(made), record_scales(made) as expected:
+        made(x)
+    assert scales.smallest is not None
+    assert 0.2 <= scales.smallest < scales.largest < 1
+    torch.testing.assert_close(scales.smallest, expected.smallest)
+    torch.testing.assert_close(scales.largest, expected.largest)
+    with record_scales(level("additive")) as none:
+        level("additive")(x)
+    assert none.smallest is None
 
 
 def test_an_unknown_way_to_recompute() -> None:
@@ -316,7 +341,7 @@ def test_an_unknown_way_to_recompute() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_flow_gives_the_same_and_takes_any_batch() -> None:
-    flow = glow((1, 8, 8), depth=2, width=8, levels=1)
+    flow = Glow((1, 8, 8), depth=2, width=8, levels=1)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -333,7 +358,7 @@ def test_a_compiled_flow_gives_the_same_and_takes_any_batch() -> None:
     drawn = flow.sample(3, generator=torch.Generator().manual_seed(0))
     keys = flow.state_dict().keys()
     flow.compile()
-    [compiled] = [m for m in flow.modules() if isinstance(m, GlowLevel)]
+    [compiled] = [m for m in flow.modules() if isinstance(m, FusedLevel)]
     flow.eval().log_prob(x[:2], noise=noise[:2])  # does not decide what is compiled
     flow.train()
     for n in (6, 5, 6):
@@ -343,5 +368,29 @@ def test_a_compiled_flow_gives_the_same_and_takes_any_batch() -> None:
     assert (again.int() - drawn.int()).abs().max() <= 1
     assert flow.state_dict().keys() == keys
     assert {d: shape[0] for d, shape in compiled._sizes.items()} == {"forward": 6, "inverse": 3}
-    with pytest.raises(UsageError, match="only models of the glow family"):
-        realnvp((2,)).compile()
+    with pytest.raises(UsageError, match="only a Glow"):
+        RealNVP((2,)).compile()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+@pytest.mark.parametrize("recompute", ["none", "reversible"])
+def test_someone_s_own_compilation_of_a_whole_flow_gives_the_same(recompute: str) -> None:
+    flow = Glow((1, 8, 8), depth=2, width=8, levels=2, recompute=recompute)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    flow.initialized = True
+    x = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8)
+    compiled = torch.compile(flow)
+    for n in (6, 3):
+        noise = torch.rand(n, 1, 8, 8)
+        found = []
+        for f in (flow, compiled):
+            flow.zero_grad()
+            loss = f(x[:n], noise=noise)
+            loss.mean().backward()
+            found.append([loss.detach(), *(p.grad.clone() for p in flow.parameters() if p.grad is not None)])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert torch.isfinite(compiled(x)).all()

@@ -1,14 +1,12 @@
 """The level on a GPU against the CPU in float64."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from glow.flows import glow
+from glow.flows import Glow
 from glow.fused import unfused
 
 
@@ -17,7 +15,7 @@ from glow.fused import unfused
 class TestGPU:
     def flow(self, recompute: str = "none") -> Any:
         torch.manual_seed(0)
-        made = glow((3, 16, 16), depth=4, width=64, recompute=recompute)
+        made = Glow((3, 16, 16), depth=4, width=64, recompute=recompute)
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter += 0.02 * torch.randn_like(parameter)
@@ -33,7 +31,7 @@ class TestGPU:
 
     @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
     @pytest.mark.parametrize("compiled", [False, True])
-    def test_equals_the_cpu_in_float64_plain(self, recompute: str, compiled: bool) -> None:
+    def test_equals_the_cpu_in_float64_unfused(self, recompute: str, compiled: bool) -> None:
         flow = self.flow(recompute)
         x = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8)
         noise = torch.rand(x.shape)
