@@ -32,7 +32,9 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(dirpath=dirpath, filename="best", enable_version_counter=False)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.monitor = f"val/{pl_module.unit}"  # part of the key under which Lightning restores this callback's state
+        self.monitor = (
+            f"val/{pl_module.unit}"  # part of the key under which Lightning restores this callback's state
+        )
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
