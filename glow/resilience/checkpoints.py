@@ -1,34 +1,44 @@
 """Keeping the best and the last state of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from glow.checkpoint import read_model
 from glow.errors import DiskFullError, TrainingError, UnreadableError, UsageError
+from glow.resilience.lightning_internals import (
+    count_epoch_once,
+    dump_checkpoint,
+    find_callback,
+    repeat_validation,
+)
 from glow.resilience.storage import PREVIOUS
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """``best.ckpt``: the lowest value of ``monitor`` so far, also after the run's folder was moved.
+    """``best.ckpt``: the state with the lowest ``val/UNIT`` so far, UNIT being the module's ``unit``.
+
+    A run whose folder was moved keeps its best value.
 
     Args:
         dirpath: the folder.
-        monitor: the name of the figure, ``val/bpd`` or ``val/nll``.
     """
 
-    def __init__(self, dirpath: str, monitor: str) -> None:
-        super().__init__(dirpath=dirpath, filename="best", monitor=monitor, enable_version_counter=False)
+    def __init__(self, dirpath: str) -> None:
+        super().__init__(dirpath=dirpath, filename="best", enable_version_counter=False)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.monitor = (
+            f"val/{pl_module.unit}"  # part of the key under which Lightning restores this callback's state
+        )
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lightning forgets the best value when the folder has another path; here there is one file, in it."""
+        # Lightning forgets the best value if the folder's path has changed; here there is one file, in that folder.
         here = str(Path(str(self.dirpath)) / "best.ckpt")
         moved: dict[str, Any] = {"dirpath": self.dirpath}
         if state_dict["best_model_path"]:
@@ -38,13 +48,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """``last.ckpt``: after every epoch, and when training is stopped by a signal or an error.
+    """``last.ckpt``: the state after every epoch, and when a signal or an error stops training.
 
-    Lightning's ``save_last`` follows the best checkpoint: it is written only when that one is. After an
-    error between two batches the weights are those of the last whole step, so they are worth keeping; not
-    so after a loss that is not finite, when the older file is kept, after an interrupt that may have come
-    in the middle of a step, on a full disk, or before and after training, when other weights may be in the
-    module. The file that it replaces stays as ``previous.ckpt``.
+    Lightning's ``save_last`` is written only when the best checkpoint is. After an error between two batches the weights
+    are those of the last whole step, so they are saved; they are not, and the older file is kept, after a non-finite loss,
+    after an interrupt that may have come in the middle of a step, on a full disk, and before and after training, when the
+    module may hold other weights. The file that is replaced stays as ``previous.ckpt``.
 
     Args:
         dirpath: the folder.
@@ -71,12 +80,12 @@ class LastCheckpoint(ModelCheckpoint):
         """The checkpoints to continue from, the newest first: ``last.ckpt`` and the one before."""
         return [p for p in (self.path, self.path.with_name(PREVIOUS["last.ckpt"])) if p.is_file()]
 
-    def newest_whole(self) -> Path | None:
-        """The checkpoint to continue from, if there is one; damaged ones are put aside, with a warning.
+    def latest_valid(self) -> Path | None:
+        """The checkpoint to continue from, or None; a damaged one is renamed, with a warning.
 
         Raises:
-            UsageError: there are some, but none is whole.
-            UnreadableError: it is not known whether one is.
+            UsageError: there are checkpoints, but all are damaged.
+            UnreadableError: it cannot be found out whether one is.
         """
         kept, reasons = self.kept, []
         for path in kept:
@@ -89,46 +98,35 @@ class LastCheckpoint(ModelCheckpoint):
                 continue
             if reasons:
                 rank_zero_warn(f"{reasons[0]}; continuing {path.name}, the one before")
-                # Or else it would become the one before, in place of the good one.
-                _put_aside(self.path)
+                # Under its own name the next save would make it previous.ckpt, in place of the good one.
+                _quarantine(self.path)
             return path
         if kept:
             raise UsageError(f"{'; '.join(reasons)}: no checkpoint is whole, start over with resume=false")
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it was saved in a validation. There is one file, always replaced: nothing else to know."""
+        # There is one file, always replaced: nothing of ModelCheckpoint's own state is needed.
         return {"in_validation": self._in_validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The same."""
         self._in_validation = state_dict["in_validation"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on the state is worth keeping."""
         super().on_train_start(trainer, pl_module)
         self._training = True
-        # A run with max_steps that is resumed at the end of an epoch finishes that epoch once more, without
-        # any batch, and Lightning would count it twice.
-        if trainer.fit_loop.restarted_on_epoch_end:
-            progress: Any = trainer.fit_loop.epoch_progress
-            for counter in (progress.current, progress.total):
-                counter.processed = counter.completed
-        # After an error in a validation Lightning would do the rest of it, or none; here it is done again.
-        if self._in_validation:
-            validation = trainer.fit_loop.epoch_loop.val_loop
-            validation.batch_progress.current.reset()
-            validation._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        _check_same_step(trainer)
+        count_epoch_once(trainer)
+        if self._in_validation:  # after an error in a validation
+            repeat_validation(trainer)
             self._in_validation = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """And no longer."""
-        self._training = False
+        self._training = False  # from here on the module may hold other weights
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save, unless the weights may not be those of a whole and healthy step of training."""
         unhealthy = isinstance(exception, (KeyboardInterrupt, TrainingError))
         if self._training and not unhealthy and trainer.global_step > 0:
             self._in_validation = trainer.validating
@@ -136,24 +134,31 @@ class LastCheckpoint(ModelCheckpoint):
             try:
                 if stopped or trainer.world_size == 1:
                     super().on_exception(trainer, pl_module, exception)
-                elif trainer.is_global_zero:
-                    # An error of one device: the others are not waiting for it here.
-                    state = trainer._checkpoint_connector.dump_checkpoint()
-                    trainer.strategy.checkpoint_io.save_checkpoint(state, str(self.path))
+                elif trainer.is_global_zero:  # the other devices do not wait here
+                    trainer.strategy.checkpoint_io.save_checkpoint(dump_checkpoint(trainer), str(self.path))
             except DiskFullError as full:
                 if stopped:
                     raise
-                rank_zero_warn(str(full))  # the error that came first is the one to tell
+                rank_zero_warn(str(full))  # the first error is the one to raise
         self._training = False
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
-    """The file that repeating the command would resume from, if there is one."""
-    kept = [p for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint) for p in c.kept]
-    return next(iter(kept), None)
+    """The file that repeating the command would continue from; None if there is none."""
+    last = find_callback(trainer, LastCheckpoint)
+    return next(iter(last.kept), None) if last else None
+
+
+def _check_same_step(trainer: L.Trainer) -> None:
+    step = trainer.global_step
+    same = trainer.strategy.broadcast(step) == step
+    if not trainer.strategy.reduce_boolean_decision(same, all=True):
+        raise UsageError(
+            "the processes continue different checkpoints: is output_dir the same folder on every node?"
+        )
 
 
 @rank_zero_only
-def _put_aside(path: Path) -> None:
+def _quarantine(path: Path) -> None:
     if path.is_file():
         path.replace(path.with_name(f"{path.name}.damaged"))

@@ -1,6 +1,4 @@
-"""Logging that survives a resumed run."""
-
-from __future__ import annotations
+"""A CSV log that a resumed run continues."""
 
 import csv
 from pathlib import Path
@@ -10,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from glow.resilience.storage import replace, told_when_full
+from glow.resilience.storage import replace, disk_full_errors
 
 
 class AppendingCSVLogger(CSVLogger):
@@ -26,15 +24,14 @@ class AppendingCSVLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Lightning's writer, with the rows that were there before."""
         if self._experiment is not None:
             return self._experiment
         path = Path(self.log_dir) / "metrics.csv"
-        aside = path.with_name("metrics.csv.before")  # of a process that was killed here
+        aside = path.with_name("metrics.csv.before")  # left behind by a process that was killed below
         if path.is_file():
             path.replace(aside)
         before = aside.read_bytes() if aside.is_file() else b""
-        before = before[: before.rfind(b"\n") + 1]  # without a row that was cut off
+        before = before[: before.rfind(b"\n") + 1]  # a kill may have cut the last row off
         writer: Any = super().experiment
         if before:
             replace(path, before)
@@ -44,6 +41,5 @@ class AppendingCSVLogger(CSVLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning's, and a full disk is told with the file's name."""
-        with told_when_full(Path(self.log_dir) / "metrics.csv"):
+        with disk_full_errors(Path(self.log_dir) / "metrics.csv"):
             super().save()

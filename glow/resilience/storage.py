@@ -1,6 +1,4 @@
-"""Files that are whole or not there."""
-
-from __future__ import annotations
+"""Files that are written as a whole or not at all."""
 
 import errno
 import io
@@ -16,19 +14,20 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from glow.errors import DiskFullError
 
 PREVIOUS = {"last.ckpt": "previous.ckpt"}
-"""Files whose last state is kept, under another name, when they are written anew."""
+"""Files whose former content is kept under another name when they are replaced."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes under another name, waits until the disk has it, renames: a kill or a power cut leaves the old file or the new.
+    """Write under another name, wait for the disk, rename: after a kill or a power cut the old file or the new one is there.
 
-    Lightning's own writes to the temporary folder of the system and moves, which is a copy where that is another disk.
+    Lightning's own plugin writes to the system's temporary folder and moves the file, which is a copy if that is another
+    disk.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Raises ``DiskFullError`` naming the file; what was there before is left as it was."""
+        """Raises ``DiskFullError``, which names the file; the file that was there before is left unchanged."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         path = Path(path)
@@ -37,9 +36,13 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def replace(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
-    """Write a file so that it is never half there; the one that was there becomes ``previous``, if that is given."""
+    """Replace a file by ``content`` in one step; the former file becomes ``previous``, if that is given.
+
+    Raises:
+        DiskFullError: there is no space; the former file is left unchanged.
+    """
     new = path.with_name(f"{path.name}.new")
-    with told_when_full(path):
+    with disk_full_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with new.open("wb") as file:
@@ -55,13 +58,13 @@ def replace(path: Path, content: bytes | memoryview, previous: Path | None = Non
         new.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the names, too
+            os.fsync(folder)  # rename() is durable once the folder is
         finally:
             os.close(folder)
 
 
 def _second_name(path: Path, name: Path) -> None:
-    """So that ``path`` is there all the time; file systems without links have a moment with ``name`` alone."""
+    """Give ``path`` a second name without taking the first; file systems without links have ``name`` alone for a moment."""
     link = name.with_name(f"{name.name}.new")
     try:
         link.unlink(missing_ok=True)
@@ -70,12 +73,15 @@ def _second_name(path: Path, name: Path) -> None:
         path.replace(name)
     else:
         link.replace(name)
-        link.unlink(missing_ok=True)  # renaming to another name of the same file does nothing
+        link.unlink(missing_ok=True)  # rename() does nothing if both names are of one file
 
 
 @contextmanager
-def told_when_full(path: Path) -> Iterator[None]:
-    """Name the file or folder that a full disk, or a used-up quota, cuts short, whatever a library makes of it."""
+def disk_full_errors(path: Path) -> Iterator[None]:
+    """Turn errors caused by a full disk or a used-up quota into ``DiskFullError``, which names the file or folder.
+
+    Libraries wrap the system's error in errors of their own, so the whole chain of causes is searched.
+    """
     try:
         yield
     except DiskFullError:
@@ -84,7 +90,7 @@ def told_when_full(path: Path) -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                said = (cause.strerror or "").lower()
-                raise DiskFullError(f"{cause.filename or path} could not be written: {said}") from error
+                reason = (cause.strerror or "").lower()
+                raise DiskFullError(f"{cause.filename or path} could not be written: {reason}") from error
             cause = cause.__cause__ or cause.__context__
         raise

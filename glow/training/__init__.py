@@ -1,18 +1,26 @@
-"""Training with Lightning: the module and its callbacks."""
+"""Training with Lightning: a module per objective, and callbacks in any order."""
 
 from glow.training.ema import EMA
 from glow.training.initialize import Initialize
-from glow.training.module import FlowModule
+from glow.training.maximum_likelihood import MaximumLikelihood
+from glow.training.module import DensityModule
 from glow.training.pictures import Pictures
 from glow.training.progress import Throughput, progress
+from glow.training.reverse_kl import ReverseKL
+from glow.training.schedules import warmup
+from glow.training.smallest_scale import SmallestScale
 from glow.training.time_estimate import TimeEstimate
 
 __all__ = [
     "EMA",
-    "FlowModule",
+    "DensityModule",
     "Initialize",
+    "MaximumLikelihood",
     "Pictures",
+    "ReverseKL",
+    "SmallestScale",
     "Throughput",
     "TimeEstimate",
     "progress",
+    "warmup",
 ]

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from glow.errors import UsageError
+from glow.resilience.lightning_internals import find_callback
+from glow.training.initialize import Initialize
 
 
 class EMA(WeightAveraging):
@@ -35,7 +37,20 @@ class EMA(WeightAveraging):
         self._swapped = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make the averaged copy. The flow must be initialized, or its copy would not be."""
+        """Copy the module.
+
+        Raises:
+            UsageError: the flow is not initialized, so its copy would never be.
+        """
+        if stage == "fit":
+            initialize = find_callback(trainer, Initialize)
+            if initialize is not None:  # before the copy, in whatever order the callbacks are listed
+                initialize.setup(trainer, pl_module, stage)
+            if not getattr(pl_module.flow, "initialized", True) and trainer.ckpt_path is None:
+                raise UsageError(
+                    "the flow must be initialized before its weights are averaged: add the Initialize callback, or call "
+                    "flow.initialize(batch)"
+                )
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             assert self._average_model is not None
@@ -43,6 +58,18 @@ class EMA(WeightAveraging):
                 self._average_model.double()
             # It is looked at in every step, which on a GPU would wait for the device.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    @contextmanager
+    def averaged(self, module: L.LightningModule) -> Iterator[None]:
+        """A context in which the module has the averaged weights, also where a validation has put them in place already."""
+        swap = self._average_model is not None and not self._swapped
+        if swap:
+            self._swap_models(module)
+        try:
+            yield
+        finally:
+            if swap:
+                self._swap_models(module)
 
     @torch.no_grad()
     def _average(self, averaged: Any, current: Any, n: Tensor | int) -> None:
@@ -56,6 +83,7 @@ class EMA(WeightAveraging):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Undo the swap of an interrupted validation, before a checkpoint takes one for the other."""
-        if self._swapped:
+        if (
+            self._swapped
+        ):  # an interrupted validation: a checkpoint would take one kind of weights for the other
             self._swap_models(pl_module)

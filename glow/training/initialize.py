@@ -1,22 +1,25 @@
 """Data-dependent initialization at the start of a run."""
 
-from __future__ import annotations
+from collections.abc import Iterable
+from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
-from glow.data import ArrayData
-from glow.errors import NonFiniteError, check_positive
-from glow.resilience.nonfinite import bad_batch, bad_weight
+from glow.errors import NonFiniteError, UsageError, check_positive
+from glow.resilience.nonfinite import in_batch, in_weights
 from glow.seeds import generator
-from glow.training.module import FlowModule
+from glow.training.module import DensityModule
 
 
 class Initialize(L.Callback):
-    """Initialize the flow from one batch: before any distributed wrapping, and before the EMA copy.
+    """Initialize the flow from one batch, before any distributed wrapping and before the copy of ``EMA``.
 
-    It runs in ``setup``, which Lightning calls before it loads a checkpoint and before it wraps the
-    model, on a batch that the seed alone chooses, so that all devices compute the same. A flow that is
-    initialized, as that of a resumed run, is left alone. Must come before ``EMA`` in the list of callbacks.
+    It runs in ``setup``, which Lightning calls before it wraps the model, on a batch that the seed alone chooses, so that
+    all devices compute the same. A flow that is initialized is left alone, and so is one whose weights come from
+    ``trainer.ckpt_path``. (``trainer.fit(ckpt_path=...)`` sets that later: the weights of the checkpoint then replace
+    those computed here.)
 
     Args:
         images: size of the batch; the paper's code uses at least 256 for a real model.
@@ -27,22 +30,46 @@ class Initialize(L.Callback):
         self.images = images
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Initialize, unless that was done."""
-        assert isinstance(pl_module, FlowModule)
+        assert isinstance(pl_module, DensityModule)
         flow = pl_module.flow
-        if stage != "fit" or flow.initialized:
+        if stage != "fit" or flow.initialized or trainer.ckpt_path is not None:
             return
-        if pl_module.target is not None:  # whose samples nobody has: the flow starts from its base
-            flow.initialized = True
-            return
-        assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
         device = trainer.strategy.root_device
         pl_module.to(device)
-        x, y = trainer.datamodule.initialization_batch(self.images)  # type: ignore[attr-defined]
-        source = generator("cpu", "initialization noise", pl_module.seed)
-        noise = flow.noise(len(x), source)
+        x, y = initialization_batch(trainer, self.images, pl_module.seed)
+        noise = flow.noise(len(x), generator("cpu", "initialization noise", pl_module.seed))
         noise = None if noise is None else noise.to(device)
         flow.initialize(x.to(device), y.to(device) if y is not None and flow.classes else None, noise)
-        if weight := bad_weight(flow.named_parameters()):
-            culprit = bad_batch((x,), "the batch that the flow is initialized from") or weight
-            raise NonFiniteError(f"the flow cannot be initialized: {culprit.text}")
+        if weight := in_weights(flow.named_parameters()):
+            source = in_batch((x,), "the batch that the flow is initialized from") or weight
+            raise NonFiniteError(f"the flow cannot be initialized: {source.text}")
+
+
+def initialization_batch(trainer: L.Trainer, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """``n`` training examples (n, ...) and their labels (n,), if there are any; the same on all devices.
+
+    They are the data module's own ``initialization_batch(n)``, or the first ones of its ``train_dataloader()``.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if data is None:
+        raise UsageError(
+            "the flow is initialized from a LightningDataModule: trainer.fit(module, datamodule)"
+        )
+    if hasattr(data, "initialization_batch"):
+        return data.initialization_batch(n)
+    return first_examples(data.train_dataloader(), n, seed)
+
+
+def first_examples(
+    loader: Iterable[tuple[Tensor, ...] | list[Tensor]], n: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """The first ``n`` examples (or all, if fewer) of batches (x,) or (x, y), without touching global random numbers."""
+    batches: list[Any] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in loader:
+            batches.append(batch)
+            if sum(len(x) for x, *_ in batches) >= n:
+                break
+    x, *labels = (torch.cat(parts)[:n] for parts in zip(*batches, strict=True))
+    return x, labels[0] if labels else None

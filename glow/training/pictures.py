@@ -1,8 +1,8 @@
 """Samples during training."""
 
-from __future__ import annotations
-
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -10,21 +10,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from glow.data import ArrayData
 from glow.errors import DiskFullError, UsageError, check_positive
 from glow.evaluation.bits import evaluation_noise
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
 from glow.flows.flow import Flow
-from glow.resilience.storage import told_when_full
+from glow.resilience.lightning_internals import find_callback
+from glow.resilience.storage import disk_full_errors
 from glow.seeds import generator
-from glow.training.module import FlowModule
+from glow.training.ema import EMA
+from glow.training.initialize import first_examples, initialization_batch
+from glow.training.module import DensityModule
 
 
 class Pictures(L.Callback):
     """Draw samples from fixed latents after validations, as PNG and in TensorBoard.
 
-    Images give a grid of samples, points in the plane the density beside data and samples. With an ``EMA``
-    that comes later in the list of callbacks, they show the averaged weights.
+    Images give a grid of samples, points in the plane the density beside data and samples. With an ``EMA`` they
+    show the averaged weights.
 
     Args:
         dirpath: folder of the PNG files.
@@ -36,7 +38,10 @@ class Pictures(L.Callback):
     """
 
     HISTOGRAM = 64
-    """Validation examples whose latents are shown."""
+    """At most so many examples of the first validation batch have their latents shown."""
+
+    POINTS = 10_000
+    """At most so many training points are shown beside the learned density."""
 
     def __init__(
         self,
@@ -62,40 +67,38 @@ class Pictures(L.Callback):
         self.columns = columns
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw while the averaged weights are still in place."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if due and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            assert isinstance(pl_module, FlowModule)
-            self.draw(trainer, pl_module, f"step_{trainer.global_step:07d}")
-            self.log_latents(trainer, pl_module)
+            assert isinstance(pl_module, DensityModule)
+            ema = find_callback(trainer, EMA)
+            with ema.averaged(pl_module) if ema else nullcontext():
+                self.draw(trainer, pl_module, f"step_{trainer.global_step:07d}")
+                self.log_latents(trainer, pl_module)
 
     @rank_zero_only
-    def draw(self, trainer: L.Trainer, module: FlowModule, name: str) -> Path | None:
-        """Samples of the module's present weights; returns the file, or None if there is no such picture."""
+    def draw(self, trainer: L.Trainer, module: DensityModule, name: str) -> Path | None:
+        """Draw samples of the module's present weights; returns the file, or None if this data has no picture."""
         flow, source = module.flow, generator("cpu", "samples", module.seed)
         if flow.grey_levels is not None:
             picture = sample_grid(flow, self.n, self.temperature, source)
         elif flow.event_shape == (2,):
-            assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
             from glow.evaluation.plane import plane_picture  # slow to import, and images need none of it
 
-            picture = plane_picture(flow, trainer.datamodule.splits["train"][0], source)  # type: ignore[attr-defined]
+            picture = plane_picture(flow, _training_points(trainer, self.POINTS, module.seed), source)
         else:
             return None
-        return self._keep(trainer, picture, name, "samples")
+        return self._save(trainer, picture, name, "samples")
 
     @rank_zero_only
     @torch.no_grad()
-    def log_latents(self, trainer: L.Trainer, module: FlowModule) -> None:
+    def log_latents(self, trainer: L.Trainer, module: DensityModule) -> None:
         """Histograms of validation examples' latents in TensorBoard, per scale: a good flow's are standard normal."""
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
         if loggers and isinstance(module.flow, Flow):
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, ArrayData)
-            val = data.examples["val"]
-            x, y = val.take(torch.arange(min(self.HISTOGRAM, len(val)))).arrays()
+            loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+            x, y = first_examples(loader, self.HISTOGRAM, module.seed)
             x = x.to(module.device, module.flow.dtype if x.is_floating_point() else None)
-            # Of images uniform, for which the density is trained.
+            # Uniform dequantization noise, for which the density of images is trained.
             noise = evaluation_noise(module.flow, len(x), "latents", module.seed, 0)
             labels = y.to(module.device) if module.flow.classes and y is not None else None
             for i, z in enumerate(module.flow.encode(x, labels, noise), 1):
@@ -105,18 +108,18 @@ class Pictures(L.Callback):
                         logger.experiment.add_histogram(f"latents/scale_{i}", z, trainer.global_step)
 
     @rank_zero_only
-    def draw_final(self, trainer: L.Trainer, module: FlowModule) -> Path | None:
-        """The temperature grid of images, or once more the density of points."""
+    def draw_final(self, trainer: L.Trainer, module: DensityModule) -> Path | None:
+        """The grid of temperatures of images, or the density of points once more."""
         if module.flow.grey_levels is None:
             return self.draw(trainer, module, "density")
         source = generator("cpu", "samples", module.seed)
         picture = temperature_grid(module.flow, self.temperatures, self.columns, source)
-        return self._keep(trainer, picture, "temperatures", "temperatures")
+        return self._save(trainer, picture, "temperatures", "temperatures")
 
-    def _keep(self, trainer: L.Trainer, picture: Tensor, name: str, tag: str) -> Path | None:
+    def _save(self, trainer: L.Trainer, picture: Tensor, name: str, tag: str) -> Path | None:
         path = self.dirpath / f"{name}.png"
         try:
-            with told_when_full(path):
+            with disk_full_errors(path):
                 save_picture(picture, path)
         except DiskFullError as error:
             path.unlink(missing_ok=True)
@@ -126,3 +129,10 @@ class Pictures(L.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(tag, picture, trainer.global_step)
         return path
+
+
+def _training_points(trainer: L.Trainer, n: int, seed: int) -> Tensor:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if hasattr(data, "splits"):  # MERGE: hasattr(data, "arrays") -> data.arrays("train")[0]
+        return data.splits["train"][0]
+    return initialization_batch(trainer, n, seed)[0]

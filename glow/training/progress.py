@@ -1,6 +1,4 @@
-"""How far a run is, how fast it goes and when it will be done."""
-
-from __future__ import annotations
+"""How far a run is, how fast it goes and when it will end."""
 
 import math
 import sys
@@ -12,14 +10,14 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from glow.errors import check_positive
 from glow.evaluation.bits import UNITS
-from glow.training.limits import time_left
-from glow.training.module import FlowModule
+from glow.training.module import DensityModule
+from glow.training.time_estimate import time_left
 
 
 class Throughput(L.Callback):
     """Log ``train/images_per_s``, examples per second of all devices, from batch end to batch end.
 
-    Validation, checkpoints and pictures between epochs are not counted. ``seconds`` and ``mean`` are
+    The time of validations, and of checkpoints and pictures between epochs, does not count. ``seconds`` and ``mean`` are
     totals over the whole run, continued runs included.
     """
 
@@ -35,14 +33,12 @@ class Throughput(L.Callback):
         return self.images / max(self.seconds, 1e-9)
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Start the clock of a stretch."""
         if self._since is None:
             self._since = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count, and log about once a second."""
         now = time.monotonic()
         assert self._since is not None
         self._recent += len(batch[0]) * trainer.world_size
@@ -56,19 +52,15 @@ class Throughput(L.Callback):
             self._recent, self._since = 0, now
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave out what happened between epochs."""
         self._recent, self._since = 0, None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave out the validation."""
         self._recent, self._since = 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals."""
         return {"seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The totals."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
 
 
@@ -80,7 +72,7 @@ class Eta:
         self._step = 0
 
     def start(self, trainer: L.Trainer) -> None:
-        """Forget what was before."""
+        """Measure from here on."""
         self._began, self._step = time.monotonic(), trainer.global_step
 
     def seconds(self, trainer: L.Trainer) -> float:
@@ -109,12 +101,10 @@ class Bar(TQDMProgressBar):
         self._eta = Eta()
 
     def on_train_start(self, *args: Any) -> None:
-        """Start the clock."""
         super().on_train_start(*args)
         self._eta.start(args[0])
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Without the version number, with the ETA."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if "train/images_per_s" in metrics:
@@ -123,7 +113,7 @@ class Bar(TQDMProgressBar):
         return metrics
 
 
-class PlainLines(ProgressBar):
+class LogLines(ProgressBar):
     """Lines of text for logs: step, bits/dim, images/s and ETA, every few seconds and after validations.
 
     Args:
@@ -134,48 +124,43 @@ class PlainLines(ProgressBar):
         super().__init__()
         check_positive("callbacks.progress.every_seconds", every_seconds, zero=True)
         self.every_seconds = every_seconds
-        self._enabled = True
+        self._enabled = True  # Lightning disables it on all devices but the first
         self._last = 0.0
         self._eta = Eta()
 
     def disable(self) -> None:
-        """Lightning disables it on all devices but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """The opposite."""
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks."""
         self._eta.start(trainer)
         self._last = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A line when it is time for one."""
         now = time.monotonic()
         if now - self._last >= self.every_seconds:
             self._last = now
-            self._line(trainer, pl_module, "train", "train/{unit}_step")
+            self._line(trainer, pl_module, "train")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A line for every validation of a training run."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._line(trainer, pl_module, "val", "val/{unit}")
+            self._line(trainer, pl_module, "val")
 
-    def _line(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str, key: str) -> None:
+    def _line(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not self._enabled:
             return
-        assert isinstance(pl_module, FlowModule)
+        assert isinstance(pl_module, DensityModule)
         metrics, total = trainer.callback_metrics, trainer.estimated_stepping_batches
-        value = metrics.get(key.format(unit=pl_module.unit))
+        value = metrics.get(f"train/{pl_module.unit}_step" if stage == "train" else f"val/{pl_module.unit}")
         rate = metrics.get("train/images_per_s")
         parts = [
             f"step {trainer.global_step}" + (f"/{total:.0f}" if math.isfinite(total) else ""),
             f"epoch {trainer.current_epoch + 1}",
-            f"{what} {float(value):.3f} {UNITS[pl_module.unit]}" if value is not None else what,
+            f"{stage} {float(value):.3f} {UNITS[pl_module.unit]}" if value is not None else stage,
             f"{float(rate):,.0f} {'points' if pl_module.flow.grey_levels is None else 'images'}/s"
             if rate is not None
             else "",
@@ -186,4 +171,4 @@ class PlainLines(ProgressBar):
 
 def progress(every_seconds: float = 10.0) -> ProgressBar:
     """A bar when standard output is a terminal, else plain lines."""
-    return Bar() if sys.stdout.isatty() else PlainLines(every_seconds)
+    return Bar() if sys.stdout.isatty() else LogLines(every_seconds)

@@ -1,6 +1,4 @@
-"""A warning before a run that would take days."""
-
-from __future__ import annotations
+"""How long a run will take, and a warning before one that would take days."""
 
 import math
 import time
@@ -9,17 +7,23 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from glow.data import ArrayData
 from glow.errors import check_positive
+from glow.resilience.lightning_internals import time_limits
 from glow.seeds import generator
-from glow.training.limits import time_left
-from glow.training.module import FlowModule
+from glow.training.initialize import initialization_batch
+from glow.training.module import DensityModule
+
+
+def time_left(trainer: L.Trainer) -> float:
+    """Seconds until ``trainer.max_time``; infinite without it."""
+    left = (timer.time_remaining() for timer, _ in time_limits(trainer))
+    return min((seconds for seconds in left if seconds is not None), default=math.inf)
 
 
 class TimeEstimate(L.Callback):
     """Time one training step at the start and warn when the whole run would take too long.
 
-    On a CPU it is a step of a few images, on a GPU, which wants large batches, one of the run's size.
+    On a CPU it is a step of a few images, on a GPU, which is efficient for large batches only, one of the run's size.
 
     Args:
         hours: warn above this.
@@ -32,15 +36,14 @@ class TimeEstimate(L.Callback):
         self.hours = hours
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Estimate, and warn if need be."""
-        assert isinstance(pl_module, FlowModule)
-        assert isinstance(trainer.datamodule, ArrayData)  # type: ignore[attr-defined]
-        data: ArrayData = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, DensityModule)
         device = pl_module.device
-        images = data.batch_size // trainer.world_size
+        # A data module that tells its batch size tells that of all devices, as ours do.
+        size = getattr(trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
+        images = max(1, size // trainer.world_size)
         if device.type == "cpu":
             images = min(images, self.CPU_IMAGES)
-        x, y = data.initialization_batch(images)
+        x, y = initialization_batch(trainer, images, pl_module.seed)
         batch = (x.to(device), *([] if y is None else [y.to(device)]))
         batch = trainer.precision_plugin.convert_input(batch)
 
@@ -59,12 +62,11 @@ class TimeEstimate(L.Callback):
         pl_module.zero_grad(set_to_none=True)
         steps = trainer.estimated_stepping_batches - trainer.global_step
         rate = len(x) * trainer.world_size / seconds
-        total = min(steps * trainer.accumulate_grad_batches * data.batch_size / rate, time_left(trainer))
+        total = min(steps * trainer.accumulate_grad_batches * size / rate, time_left(trainer))
         if self.hours * 3600 < total < math.inf:
             parameters = sum(p.numel() for p in pl_module.parameters())
             rank_zero_warn(
                 f"this run would take about {total / 86400:,.0f} days: {steps:,.0f} steps at about {rate:,.1f} "
                 f"images/s for {parameters / 1e6:.0f} M parameters on this {device.type}. Set model=glow_small for "
-                "a smaller model, trainer.max_time=00:12:00:00 (or trainer.max_epochs) for a shorter run, or "
-                "use a GPU"
+                "a smaller model, fit.max_time=00:12:00:00 (or fit.max_epochs) for a shorter run, or use a GPU"
             )

@@ -1,0 +1,58 @@
+"""Maximum likelihood: a density learns data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glow.data.augment import random_shift
+from glow.distributions.base import Distribution
+from glow.errors import UsageError, check_positive
+from glow.evaluation.bits import bits_per_dim
+from glow.training.module import Batch, DensityModule
+
+
+class MaximumLikelihood(DensityModule):
+    """The loss is bits/dim of grey images (``bpd``), or the nats of vectors and binary images (``nll``).
+
+    Args:
+        flow: see ``DensityModule``.
+        optimizer: see there.
+        schedule: see there.
+        shift: training images are shifted by up to this fraction of their size, in [0, 1).
+        plain: ``model``, ``dataset`` and ``seed``; see there.
+
+    Raises:
+        UsageError: shift is out of range, or there is neither a flow nor a model.
+    """
+
+    def __init__(
+        self,
+        flow: Distribution | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        schedule: Callable[..., Any] | None = None,
+        *,
+        shift: float = 0.0,
+        **plain: Any,
+    ) -> None:
+        super().__init__(flow, optimizer, schedule, **plain)
+        check_positive("objective.shift", shift, zero=True)
+        if shift >= 1:
+            raise UsageError(f"objective.shift must be below 1, the whole picture, got {shift}")
+        self.save_hyperparameters("shift")
+        self.shift = shift
+        self.unit = "nll" if _dequantization(self.flow) is None else "bpd"
+
+    def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
+        if self.flow.classes and len(batch) < 2:
+            raise UsageError("model.class_conditional=true needs labels, and this data has none")
+        log_prob = self.flow(batch[0], batch[1] if self.flow.classes else None, noise)
+        return bits_per_dim(log_prob, self.flow.event_shape) if self.unit == "bpd" else -log_prob
+
+    def augment(self, x: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
+        return random_shift(x, self.shift, uniform(2)) if self.shift and x.dim() == 4 else x
+
+
+def _dequantization(flow: Any) -> Any:  # MERGE: flow.dequantization alone
+    return flow.dequantization if hasattr(flow, "dequantization") else flow.dequantize

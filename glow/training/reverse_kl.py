@@ -1,0 +1,87 @@
+"""Reverse KL: a flow learns a density from its formula, without data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glow.distributions.base import Distribution
+from glow.distributions.plane import Checkerboard, NormalizedDensity, PlaneDensity, density
+from glow.errors import UsageError
+from glow.evaluation.reverse_kl import reverse_kl_report
+from glow.flows.flow import Flow
+from glow.seeds import generator
+from glow.training.module import Batch, DensityModule
+
+
+class ReverseKL(DensityModule):
+    r"""Reverse KL: the flow's own samples x are to follow a density :math:`\tilde p(x)` known up to a factor.
+
+    The loss is the mean of :math:`\log q(x) - \log \tilde p(x)`, the negative ELBO in nats (``nelbo``; Rezende & Mohamed
+    2015, section 4). Of the data only the number of examples in a batch counts. The flow starts as it was built: nobody has
+    samples from which data-dependent layers could be initialized.
+
+    Args:
+        flow: a ``Flow`` whose samples are differentiable; otherwise as in ``DensityModule``.
+        optimizer: see there.
+        schedule: see there.
+        dataset: the configuration of a ``glow.data.Toy``, whose ``kind`` and ``noise`` name the density.
+        plain: ``model`` and ``seed``; see there.
+
+    Raises:
+        UsageError: the flow's samples are not differentiable, or the density is zero somewhere.
+    """
+
+    unit = "nelbo"
+    WEIGHTED = 2_000
+    """Samples of the flow that every validation weights."""
+
+    def __init__(
+        self,
+        flow: Distribution | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        schedule: Callable[..., Any] | None = None,
+        *,
+        dataset: dict[str, Any] | None = None,
+        **plain: Any,
+    ) -> None:
+        super().__init__(flow, optimizer, schedule, dataset=dataset, **plain)
+        if not isinstance(self.flow, Flow) or not self.flow.base.reparametrized:
+            raise UsageError(
+                "objective=reverse_kl needs a flow whose samples are differentiable: neither model=made nor model.base=mixture"
+            )
+        self.flow.initialized = True
+        self.density = _density_of(dataset)
+
+    def noise(self, n: int, source: torch.Generator) -> Tensor:
+        """The latents (n, D) of ``n`` samples."""
+        return self._flow.draw(n, generator=source)[0]
+
+    def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
+        assert noise is not None
+        x, log_q = self._flow.generate_with_log_prob([noise])
+        return log_q - self.density.log_prob(x)
+
+    def on_validation_epoch_end(self) -> None:
+        source = generator("cpu", "weights", self.seed)
+        report = reverse_kl_report(self._flow, self.density, self.WEIGHTED, source)
+        for name in ("elbo", "elbo_gap", "ess", "free_energy_estimate"):
+            if report.get(name) is not None:
+                self.log(f"val/{name}", report[name], rank_zero_only=True)
+
+    @property
+    def _flow(self) -> Flow:
+        assert isinstance(self.flow, Flow)
+        return self.flow
+
+
+def _density_of(dataset: dict[str, Any] | None) -> PlaneDensity:
+    if dataset is None or dataset.get("_target_") != "glow.data.Toy":
+        raise UsageError("objective=reverse_kl needs a density: choose one of the datasets in the plane")
+    found = density(dataset["kind"], dataset["noise"])
+    if isinstance(found, Checkerboard) or (isinstance(found, NormalizedDensity) and not found.is_density):
+        raise UsageError(
+            "objective=reverse_kl needs a density that is nowhere zero: a noise, and no checkerboard"
+        )
+    return found
