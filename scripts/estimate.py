@@ -105,7 +105,7 @@ def row(n: int, cfg: DictConfig, size: dict[str, float], args: argparse.Namespac
     head = [str(n), str(nodes)]
     if batch % n:
         return [*head, f"{batch} does not divide", *[""] * 7]
-    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
+    epochs, steps = cfg.fit.max_epochs, cfg.fit.max_steps
     if steps is None or steps < 0:
         steps = epochs * math.ceil(args.training_images / batch)
     elif args.per_gpu:  # as many images

@@ -33,7 +33,7 @@ FAMILIES = {
     "planar": "", "radial": "", "made": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
 DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
-REVERSE = {"nsf": "experiment=reverse_kl", "planar": "experiment=reverse_kl model=planar model.fast=sampling"}
+REVERSE = {"nsf": "experiment=reverse_kl", "planar": "experiment=reverse_kl model=planar model.direction=sampling"}
 POSTERIORS = ("gaussian", "planar", "iaf")
 DEPTHS = (1, 2, 4, 8, 16)
 
@@ -76,7 +76,7 @@ def train(table: str, args: argparse.Namespace, key: tuple[str, str], overrides:
     name = "-".join((table, *key)).replace(" ", "_")
     command = [
         sys.executable, "train.py", *overrides.split(), f"name={name}", f"output_dir={args.out.resolve()}",
-        f"seed={args.seed}", "logger=csv", *([f"trainer.max_steps={args.steps}", "trainer.max_epochs=null"] if args.steps else []),
+        f"seed={args.seed}", "logger=csv", *([f"fit.max_steps={args.steps}", "fit.max_epochs=null"] if args.steps else []),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
 dir=$(mktemp -d /tmp/glow-hosts.XXXX)
 export OMP_NUM_THREADS=1 PYTHONPATH=$PWD
-settings=(trainer.accelerator=cpu model.depth=1 model.width=8 callbacks.pictures=null trainer.max_epochs=60 dataset.batch_size=128
+settings=(trainer.accelerator=cpu model.depth=1 model.width=8 callbacks.pictures=null fit.max_epochs=60 dataset.batch_size=128
     callbacks.progress.every_seconds=0 callbacks.estimate=null)
 
 down() {

@@ -33,7 +33,7 @@ def run(setting: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     limit = f"{timedelta(minutes=args.minutes).days:02d}:{time.strftime('%H:%M:%S', time.gmtime(60 * args.minutes))}"
     command = [
         sys.executable, "train.py", f"dataset={args.dataset}", f"dataset.root={args.root.resolve()}",
-        "dataset.val_size=64", f"trainer.max_time={limit}", "trainer.max_epochs=100000", "trainer.limit_val_batches=0",
+        "dataset.val_size=64", f"fit.max_time={limit}", "fit.max_epochs=100000", "trainer.limit_val_batches=0",
         "callbacks.best=null", "callbacks.pictures=null", "logger=csv", "resume=false", f"seed={seed}", f"name={name}",
         f"output_dir={args.out.resolve()}", *shlex.split(setting),
     ]  # fmt: skip
@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
             parser.error(f"argument --{name}: must be above zero, got {getattr(args, name)}")
     for setting in args.settings:
         for word in shlex.split(setting):
-            if word.partition("=")[0] in ("name", "output_dir", "trainer.max_time", "seed", "resume"):
+            if word.partition("=")[0] in ("name", "output_dir", "fit.max_time", "seed", "resume"):
                 parser.error(f"{word}: the yardstick sets this itself")
     return args
 

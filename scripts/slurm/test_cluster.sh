@@ -74,10 +74,10 @@ wait_for() { # SECONDS COMMAND...
 queue_is_empty() { [ -z "$(squeue --noheader)" ]; }
 
 # With one task the signal before the time limit; Slurm counts in minutes and may send it up to a minute early.
-job timed 1 "--time=2 --signal=B:USR1@60" "trainer.max_epochs=$EPOCHS" >/dev/null
+job timed 1 "--time=2 --signal=B:USR1@60" "fit.max_epochs=$EPOCHS" >/dev/null
 # With two tasks a preemption, and a new folder each time: the requeued job must go on in its own.
 mkdir -p "$dir/run/preempted"
-preempted=$(job preempted 2 --time=60 trainer.max_epochs=60 resume=false)
+preempted=$(job preempted 2 --time=60 fit.max_epochs=60 resume=false)
 wait_for 300 grep -qs '^step [3-9][0-9]/' "$dir/preempted.log"
 echo "scontrol requeue $preempted"
 scontrol requeue "$preempted"
@@ -95,8 +95,8 @@ done
 # A wrong setting: one task exits with 2, which makes srun end the other one by SIGTERM.
 failed=$(job failed 2 --time=60 dataset.batch_size=33)
 # The same as above without interruption.
-job timed_whole 1 --time=60 "trainer.max_epochs=$EPOCHS" >/dev/null
-job preempted_whole 2 --time=60 trainer.max_epochs=60 >/dev/null
+job timed_whole 1 --time=60 "fit.max_epochs=$EPOCHS" >/dev/null
+job preempted_whole 2 --time=60 fit.max_epochs=60 >/dev/null
 wait_for 600 test -f "$dir/run/timed_whole/results.json" -a -f "$dir/run/preempted_whole/results.json"
 wait_for 60 queue_is_empty
 echo "--- failed.log"

@@ -41,7 +41,7 @@ class TestCommandLine:
             (["datset=mnist"], "error: datset is not a setting; did you mean 'dataset'"),
             (["dataset=mnits"], "error: dataset=mnits is not one of banana, bimodal,"),
             (["dataset=image_folder"], "error: dataset.root is missing"),
-            (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
+            (["trainer.max_epoch=3"], "did you mean 'fit.max_epochs'"),
             (["logger=null"], "error: logger cannot be null; choose one of csv, default, none"),
             (["optimizer.lr=fast"], "error: optimizer.lr must be a number above zero, got 'fast'"),
             (["dataset=image_folder", "dataset.root=nowhere"], "error: dataset.root=nowhere is not a folder"),
@@ -108,7 +108,7 @@ class TestCommandLine:
     @pytest.mark.slow
     def test_sigterm_saves_and_exits_143_and_the_command_continues(self, tmp_path: Path) -> None:
         arguments = [
-            "model.depth=1", "model.width=8", "callbacks.pictures=null", "trainer.max_epochs=12",
+            "model.depth=1", "model.width=8", "callbacks.pictures=null", "fit.max_epochs=12",
             "callbacks.progress.every_seconds=0", "dataset.batch_size=128", "callbacks.estimate=null",
         ]  # fmt: skip
         command = [sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", *arguments]
@@ -147,7 +147,7 @@ class TestCommandLine:
     ) -> None:
         command = [
             sys.executable, str(ROOT / "train.py"), f"output_dir={tmp_path}/outputs", "model.depth=1", "model.width=8",
-            "callbacks.pictures=null", "trainer.max_epochs=500", "callbacks.progress.every_seconds=0",
+            "callbacks.pictures=null", "fit.max_epochs=500", "callbacks.progress.every_seconds=0",
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -165,7 +165,7 @@ class TestCommandLine:
         """`python train.py dataset=mnist trainer.devices=2 trainer.precision=bf16-mixed`."""
         tiny = [
             "dataset=mnist", f"dataset.root={fake_mnist}", "dataset.val_size=21", "model.depth=1", "model.width=8",
-            "trainer.max_epochs=2", "callbacks.pictures.n=4", "dataset.batch_size=32", "callbacks.estimate=null",
+            "fit.max_epochs=2", "callbacks.pictures.n=4", "dataset.batch_size=32", "callbacks.estimate=null",
         ]  # fmt: skip
         two = ["trainer.accelerator=cpu", "trainer.devices=2"]
         result = shell(tmp_path, *tiny, *two, "trainer.precision=bf16-mixed")
@@ -180,7 +180,7 @@ class TestCommandLine:
         # In float32 two devices and one see the same images and noise: the same run up to rounding.
         exact = []
         for name, devices in (("one", ["trainer.accelerator=cpu"]), ("two", two)):
-            result = shell(tmp_path, *tiny, *devices, f"name={name}", "callbacks.ema=null")
+            result = shell(tmp_path, *tiny, *devices, f"name={name}", "ema=none")
             assert result.returncode == 0, result.stderr
             exact.append(json.loads((tmp_path / f"outputs/{name}/results.json").read_text()))
         assert exact[0]["steps"] == exact[1]["steps"] == 12
@@ -191,7 +191,7 @@ class TestCommandLine:
     def test_two_devices_stop_together(self, tmp_path: Path, number: int, status: int) -> None:
         """The signal goes to both processes, as from a terminal or a scheduler."""
         arguments = [
-            "model.depth=1", "model.width=8", "callbacks.pictures=null", "trainer.max_epochs=500",
+            "model.depth=1", "model.width=8", "callbacks.pictures=null", "fit.max_epochs=500",
             "callbacks.progress.every_seconds=0", "trainer.accelerator=cpu", "trainer.devices=2",
             "callbacks.estimate=null",
         ]  # fmt: skip

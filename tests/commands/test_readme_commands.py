@@ -36,7 +36,7 @@ def test_commands_of_the_readme(
     arguments = [
         a
         for a in arguments
-        if not a.startswith(("dataset.root", "trainer.max_time", "name", "trainer.max_epochs"))
+        if not a.startswith(("dataset.root", "fit.max_time", "name", "fit.max_epochs"))
     ]
     dataset = next((a.partition("=")[2] for a in arguments if a.startswith("dataset=")), "")
     root = {"image_folder": picture_folder, "cifar10": fake_cifar}.get(dataset, fake_mnist)

@@ -94,7 +94,7 @@ def test_posteriors(run: Run, posterior: str) -> None:
 
 @pytest.mark.slow
 def test_realnvp_learns_images_better_than_nice(run: Run) -> None:
-    short = ("trainer.max_steps=150", "trainer.max_epochs=null", "callbacks.pictures=null", "logger=none")
+    short = ("fit.max_steps=150", "fit.max_epochs=null", "callbacks.pictures=null", "logger=none")
     nice, realnvp = (run(f"experiment={name}_digits", *short) for name in ("nice", "realnvp"))
     assert nice["unit"] == "bits/dim"
     assert realnvp["test"]["raw"] < nice["test"]["raw"] - 0.2
@@ -104,7 +104,7 @@ def test_realnvp_learns_images_better_than_nice(run: Run) -> None:
 @pytest.mark.slow
 def test_the_figures_of_the_page_about_small_flows(run: Run) -> None:
     """With a third of the steps, and a little more room."""
-    short = ("trainer.max_steps=1000", "callbacks.pictures=null", "logger=none")
+    short = ("fit.max_steps=1000", "callbacks.pictures=null", "logger=none")
     bimodal = run("dataset=bimodal", "model=nsf", *short)
     assert bimodal["test"]["raw"] - bimodal["true_nll"] < 0.07
     wells = run("experiment=reverse_kl", "dataset=double_well", *short)["reverse_kl"]
@@ -114,7 +114,7 @@ def test_the_figures_of_the_page_about_small_flows(run: Run) -> None:
 
 @pytest.mark.parametrize("model", ["planar", "iaf", "realnvp"])
 def test_other_flows_learn_from_formulas(run: Run, model: str) -> None:
-    fast = ["model.fast=sampling"] if model == "planar" else []
+    fast = ["model.direction=sampling"] if model == "planar" else []
     assert run("experiment=reverse_kl", f"model={model}", *fast, *POINTS)["unit"].startswith("nats")
 
 

@@ -115,7 +115,7 @@ def test_a_checkpoint_that_would_run_code(run: Run, tmp_path: Path, name: str) -
             call(compose(command, [f"ckpt={path}", f"out={tmp_path}/out", "device=cpu"]))
     if name == "last":
         with pytest.raises(UsageError, match="asks to run code"):
-            run(*DIGITS, "callbacks.pictures=null", "trainer.max_steps=4", "trainer.max_epochs=2")
+            run(*DIGITS, "callbacks.pictures=null", "fit.max_steps=4", "fit.max_epochs=2")
     assert not ran.exists()
 
 

@@ -83,12 +83,12 @@ class TestFolder:
 
     def test_more_epochs_continue_it(self, run: Run) -> None:
         assert run(*DIGITS)["steps"] == 2
-        assert run(*DIGITS, "trainer.max_steps=-1", "trainer.max_epochs=3")["steps"] == 6
+        assert run(*DIGITS, "fit.max_steps=-1", "fit.max_epochs=3")["steps"] == 6
 
     def test_how_it_computes_may_change(self, run: Run) -> None:
-        expected = run(*DIGITS, "name=whole", "trainer.max_steps=6", "trainer.max_epochs=3")["test"]["raw"]
+        expected = run(*DIGITS, "name=whole", "fit.max_steps=6", "fit.max_epochs=3")["test"]["raw"]
         run(*DIGITS, "model.recompute=step")
-        found = run(*DIGITS, "model.recompute=reversible", "trainer.max_steps=6", "trainer.max_epochs=3")
+        found = run(*DIGITS, "model.recompute=reversible", "fit.max_steps=6", "fit.max_epochs=3")
         assert found["steps"] == 6
         assert found["test"]["raw"] == pytest.approx(expected, abs=1e-4)
 
@@ -100,7 +100,7 @@ class TestFolder:
             state["flow.old_name"] = state.pop(next(k for k in state if k.endswith("shift")))
         torch.save(checkpoint, path)
         with pytest.raises(UsageError, match="last.ckpt was written by another version .* resume=false"):
-            run(*DIGITS, "trainer.max_steps=-1", "trainer.max_epochs=3")
+            run(*DIGITS, "fit.max_steps=-1", "fit.max_epochs=3")
 
     @pytest.mark.slow
     def test_a_compiled_run(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ class TestFolder:
     def test_another_configuration_is_refused_with_the_keys_that_differ(self, run: Run) -> None:
         run(*DIGITS)
         with pytest.raises(UsageError) as refused:
-            run(*DIGITS, "optimizer.lr=0.5", "seed=3", "trainer.max_epochs=7")
+            run(*DIGITS, "optimizer.lr=0.5", "seed=3", "fit.max_epochs=7")
         message = str(refused.value)
         assert "optimizer.lr: 0.004 there, 0.5 here" in message
         assert "seed: 0 there, 3 here" in message
@@ -148,7 +148,7 @@ class TestFolder:
         mnist = [*DIGITS, "dataset=mnist", "dataset.val_size=20"]
         run(*mnist, f"dataset.root={fake_mnist}")
         fake_mnist.rename(tmp_path / "elsewhere")
-        longer = ["trainer.max_epochs=2", "trainer.max_steps=4"]
+        longer = ["fit.max_epochs=2", "fit.max_steps=4"]
         assert run(*mnist, f"dataset.root={tmp_path}/elsewhere", *longer)["steps"] == 4
 
     @pytest.mark.parametrize("name", ["../elsewhere", "/tmp/x", "a/../../b", ""])
@@ -170,7 +170,7 @@ class TestSettings:
             Flow, "initialize", lambda self, *a, _of=Flow.initialize: (calls.append(1), _of(self, *a))
         )
         run(*DIGITS)
-        run(*DIGITS, "trainer.max_steps=4", "trainer.max_epochs=2")
+        run(*DIGITS, "fit.max_steps=4", "fit.max_epochs=2")
         assert len(calls) == 1
 
     def test_class_conditional(self, run: Run, tmp_path: Path) -> None:
@@ -181,14 +181,14 @@ class TestSettings:
 
     def test_without_callbacks_and_loggers(self, run: Run) -> None:
         results = run(
-            "debug=fast", "model.depth=1", "model.width=8", "logger=none", "callbacks.ema=null",
+            "debug=fast", "model.depth=1", "model.width=8", "logger=none", "ema=none",
             "callbacks.pictures=null", "callbacks.best=null", "callbacks.estimate=null",
         )  # fmt: skip
         assert set(results["test"]) == {"raw"}
 
     @pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
     def test_optimizers(self, run: Run, name: str) -> None:
-        assert run(*DIGITS, f"optimizer={name}", "trainer.gradient_clip_val=1")["steps"] == 2
+        assert run(*DIGITS, f"optimizer={name}", "fit.gradient_clip_val=1")["steps"] == 2
 
     def test_five_bits(self, run: Run, fake_mnist: Path) -> None:
         results = run(
@@ -213,7 +213,7 @@ class TestSettings:
         assert model == {
             "depth": 32, "width": 512, "coupling": "affine", "permutation": "lu", "learned_top": True, "levels": None,
         }  # fmt: skip
-        assert (cfg.optimizer.name, cfg.optimizer.lr, cfg.optimizer.warmup_epochs) == ("adamax", 1e-3, 10)
+        assert (cfg.optimizer.name, cfg.optimizer.lr, cfg.schedule.warmup_epochs) == ("adamax", 1e-3, 10)
         assert (cfg.dataset.batch_size, cfg.shift, cfg.dataset.grey_levels) == (512, 0.1, 256)
         assert cfg.callbacks.initialize.images >= 256
 
@@ -237,7 +237,7 @@ class TestSettings:
             (["model.levels=4"], "levels=4 needs .* at most levels=3"),
             (["model.coupling=affin"], "did you mean 'affine'"),
             (["optimizer.name=sgd"], "optimizer.name='sgd' is not one of"),
-            (["optimizer.decay=cosine", "trainer.max_epochs=-1"], "optimizer.decay=cosine needs an end"),
+            (["schedule=cosine", "fit.max_epochs=-1"], "schedule=cosine needs an end"),
             (["unit=nll"], "measured in unit=bpd, got unit=nll"),
             (["model=maf"], "maf models vectors"),
             (["callbacks.ema.decay=2"], "callbacks.ema.decay must be in"),
@@ -255,7 +255,7 @@ class TestSettings:
             (["shift=1"], "shift must be below 1"),
             (["model.class_conditional=no"], "class_conditional must be true or false, got 'no'"),
             (["model.image_shape=5"], "image_shape must be a list of integers above zero, got 5"),
-            (["trainer.max_epochs=abc"], "trainer.max_epochs must be an integer of at least -1, got 'abc'"),
+            (["fit.max_epochs=abc"], "fit.max_epochs must be an integer of at least -1, got 'abc'"),
             (
                 ["trainer.accumulate_grad_batches=0"],
                 "trainer.accumulate_grad_batches must be an integer of at least 1",

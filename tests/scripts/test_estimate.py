@@ -35,7 +35,7 @@ def run(estimate: dict, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Non
 
 
 def test_table(estimate: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = ("model.depth=1", "model.width=4", "dataset.batch_size=64", "trainer.max_epochs=100")
+    tiny = ("model.depth=1", "model.width=4", "dataset.batch_size=64", "fit.max_epochs=100")
     run(estimate, monkeypatch, "--images-per-s", "100", "--latency-us", "0", *tiny)
     said = capsys.readouterr().out
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ")]
