@@ -1,7 +1,5 @@
 """Optimizers, schedules, averages and progress."""
 
-from __future__ import annotations
-
 import io
 import math
 import re
@@ -128,7 +126,7 @@ class TestProgress:
         terminal = self.Terminal()
         monkeypatch.setattr(sys, "stdout", terminal)
         run(
-            "model.depth=1", "model.width=8", "trainer.max_epochs=2", "callbacks.pictures=null",
+            "model.depth=1", "model.width=8", "fit.max_epochs=2", "callbacks.pictures=null",
             "callbacks.estimate=null",
         )  # fmt: skip
         shown = terminal.getvalue()
@@ -138,7 +136,7 @@ class TestProgress:
 
     def test_plain_lines_elsewhere(self, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
         run(
-            "model.depth=1", "model.width=8", "trainer.max_epochs=2", "callbacks.pictures=null",
+            "model.depth=1", "model.width=8", "fit.max_epochs=2", "callbacks.pictures=null",
             "callbacks.estimate=null", "callbacks.progress.every_seconds=0",
         )  # fmt: skip
         lines = capsys.readouterr().out.splitlines()
