@@ -13,7 +13,13 @@ import pytest
 
 from glow.commands.main import CONF, compose
 from glow.errors import UsageError
-from glow.resilience import SlurmEnvironment, TorchrunEnvironment, cluster_environment, environments, run_folder
+from glow.resilience import (
+    SlurmEnvironment,
+    TorchrunEnvironment,
+    cluster_environment,
+    environments,
+    run_folder,
+)
 from glow.resilience.environments import launch_id
 
 ROOT = CONF.parent

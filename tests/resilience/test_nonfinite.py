@@ -22,7 +22,7 @@ from glow.data.digits import Digits
 from glow.data.toy import Toy
 from glow.errors import NonFiniteError, UsageError
 from glow.resilience import LastCheckpoint, NonFiniteGuard
-from glow.training import EMA, MaximumLikelihood, Initialize
+from glow.training import EMA, Initialize, MaximumLikelihood
 
 # MERGE: the configurations of glow.flows.build
 IMAGES = {"family": "glow", "image_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 8, "levels": 1}
@@ -238,7 +238,9 @@ def test_without_the_guard_training_goes_on_and_the_mean_is_of_the_finite_losses
     """As Lightning does: the weights are lost, and the losses before the fault are still counted."""
     torch.manual_seed(0)
     module, inject = points(), InGradient()
-    data = Toy(kind="two_moons", noise=0.1, train_size=400, test_size=9, name="moons", shape=[2], batch_size=32)
+    data = Toy(
+        kind="two_moons", noise=0.1, train_size=400, test_size=9, name="moons", shape=[2], batch_size=32
+    )
     trainer = L.Trainer(**QUIET, callbacks=[Initialize(), inject])
     trainer.fit(module, data)
     assert len(inject.states) == trainer.global_step > STEP + 1
@@ -261,10 +263,14 @@ class Plain(L.LightningModule):
 
 
 def test_a_module_of_another_project_is_guarded() -> None:
-    data = Toy(kind="two_moons", noise=0.1, train_size=400, test_size=9, name="moons", shape=[2], batch_size=32)
+    data = Toy(
+        kind="two_moons", noise=0.1, train_size=400, test_size=9, name="moons", shape=[2], batch_size=32
+    )
     guard, module = NonFiniteGuard("skip"), Plain()
     trainer = L.Trainer(**QUIET, callbacks=[InBatch(), guard], limit_val_batches=0)
-    with pytest.warns(UserWarning, match=r"at step 3 and is skipped \(1 of at most 10\): batch 3 of the epoch"):
+    with pytest.warns(
+        UserWarning, match=r"at step 3 and is skipped \(1 of at most 10\): batch 3 of the epoch"
+    ):
         trainer.fit(module, data)
     assert guard.skipped == 1
     assert all(p.isfinite().all() for p in module.parameters())

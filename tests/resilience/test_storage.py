@@ -14,7 +14,7 @@ from glow.checkpoint import read_model
 from glow.errors import DiskFullError, UnreadableError, UsageError
 from glow.resilience import LastCheckpoint
 from glow.resilience.csv_logger import AppendingCSVLogger
-from glow.resilience.storage import DurableCheckpointIO, replace, disk_full_errors
+from glow.resilience.storage import DurableCheckpointIO, disk_full_errors, replace
 
 
 class Killed(BaseException):

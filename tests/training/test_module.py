@@ -18,6 +18,7 @@ from glow.training import EMA, Initialize, MaximumLikelihood, SmallestScale
 
 from .small import GLOW, QUIET, digits, fit, of_digits
 
+
 def trained(callbacks: list[L.Callback] | None = None, module: Any = None, **options: Any) -> tuple[Any, Any]:
     module = module or of_digits()
     return module, fit(module, *(callbacks or []), **options)
