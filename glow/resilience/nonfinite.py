@@ -86,12 +86,10 @@ class NonFiniteGuard(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         loss = trainer.callback_metrics.get(f"val/{getattr(pl_module, 'unit', None)}")
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and loss is not None:
-            if not torch.isfinite(loss):
-                source = in_weights(pl_module.named_parameters())
-                self._stop(
-                    trainer, f"the validation loss is not finite after step {trainer.global_step}", source
-                )
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and loss is not None and not torch.isfinite(loss):
+            message = f"the validation loss is not finite after step {trainer.global_step}"
+            self._stop(trainer, message, in_weights(pl_module.named_parameters()))
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -21,7 +21,9 @@ class MaximumLikelihood(DensityModule):
         optimizer: see there.
         schedule: see there.
         shift: training images are shifted by up to this fraction of their size, in [0, 1).
-        plain: ``model``, ``dataset`` and ``seed``; see there.
+        model: see there.
+        dataset: see there.
+        seed: see there.
 
     Raises:
         UsageError: shift is out of range, or there is neither a flow nor a model.
@@ -34,9 +36,11 @@ class MaximumLikelihood(DensityModule):
         schedule: Callable[..., Any] | None = None,
         *,
         shift: float = 0.0,
-        **plain: Any,
+        model: dict[str, Any] | None = None,
+        dataset: dict[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(flow, optimizer, schedule, **plain)
+        super().__init__(flow, optimizer, schedule, model=model, dataset=dataset, seed=seed)
         check_positive("objective.shift", shift, zero=True)
         if shift >= 1:
             raise UsageError(f"objective.shift must be below 1, the whole picture, got {shift}")

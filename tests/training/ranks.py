@@ -3,8 +3,6 @@
 python ranks.py FOLDER DEVICES OVERRIDES...
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Several processes are one training: they hold the same numbers, and those of a single one."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -15,9 +13,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from glow.errors import UsageError
 
-SHORT = ("callbacks.pictures=null", "callbacks.estimate=null", "trainer.max_epochs=2", "trainer.max_steps=-1")
+SHORT = ("callbacks.pictures=null", "callbacks.estimate=null", "fit.max_epochs=2", "fit.max_steps=-1")
 IMAGES = (
-    "dataset.batch_size=64", "model.levels=2", "model.depth=2", "model.width=8", "model.permutation=shuffle", "shift=0.1",
+    "dataset.batch_size=64", "model.levels=2", "model.depth=2", "model.width=8", "model.permutation=shuffle", "objective.shift=0.1",
     "dataset.val_size=141", "trainer.limit_train_batches=8", "callbacks.ema.decay=0.9",  # 1,296 examples divide by 2
 )  # fmt: skip
 POINTS = (
