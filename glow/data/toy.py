@@ -1,15 +1,13 @@
 """Points in the plane, drawn on the spot."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.base import ArrayData, Examples, Split
-from glow.errors import check_positive, check_size
+from glow.data.base import ArrayData, Examples, Split, part_size
+from glow.errors import check_positive
 from glow.targets import Density2D, target
 
 
@@ -29,7 +27,7 @@ class Toy(ArrayData):
         self.target = target(kind, noise)
         check_positive("dataset.train_size", train_size, integer=True)
         check_positive("dataset.test_size", test_size, integer=True)
-        val_size = check_size("dataset.val_size", self.val_size, train_size)
+        val_size = part_size("dataset.val_size", self.val_size, train_size)
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
 
     def true_nll(self, x: Tensor) -> float | None:
