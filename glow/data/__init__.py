@@ -1,8 +1,6 @@
 """Datasets and their LightningDataModules."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from glow.data.base import ArrayData
@@ -16,15 +14,25 @@ DATASETS = {f"glow.data.{kind.__name__}": kind for kind in (Digits, ImageFolder,
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
 
 
-def build_data(config: Mapping[str, Any], seed: int) -> ArrayData:
+def build_data(
+    config: Mapping[str, Any], seed: int, *, classes: Mapping[str, Callable[..., Any]] = {}
+) -> ArrayData:
     """The data that a plain ``dataset`` configuration describes.
+
+    Args:
+        config: ``_target_``, and the arguments of the class that it names.
+        seed: see ``ArrayData``.
+        classes: classes besides those of ``DATASETS``, by the ``_target_`` that stands for them, which the caller has
+            named and trusts.
 
     Raises:
         UsageError: an unknown ``_target_``, or a setting that the dataset refuses.
     """
-    check_choice("dataset._target_", config.get("_target_"), DATASETS)
-    kind = DATASETS[config["_target_"]]
-    return kind(seed=seed, **{k: v for k, v in config.items() if k not in ("_target_", "seed")})
+    known: Mapping[str, Callable[..., Any]] = {**DATASETS, **classes}
+    check_choice("dataset._target_", config.get("_target_"), known)
+    return known[config["_target_"]](
+        **{k: v for k, v in config.items() if k not in ("_target_", "seed")}, seed=seed
+    )
 
 
 __all__ = ["DATASETS", "ArrayData", "Digits", "ImageFolder", "TorchvisionData", "Toy", "build_data"]

@@ -34,9 +34,7 @@ def test_commands_of_the_readme(
     if "--help" in arguments or any(a.startswith("trainer.devices") for a in arguments):
         return  # test_command_line.py runs these
     arguments = [
-        a
-        for a in arguments
-        if not a.startswith(("dataset.root", "fit.max_time", "name", "fit.max_epochs"))
+        a for a in arguments if not a.startswith(("dataset.root", "fit.max_time", "name", "fit.max_epochs"))
     ]
     dataset = next((a.partition("=")[2] for a in arguments if a.startswith("dataset=")), "")
     root = {"image_folder": picture_folder, "cifar10": fake_cifar}.get(dataset, fake_mnist)

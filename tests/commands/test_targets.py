@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from glow.commands.targets import check_targets
 from omegaconf import OmegaConf
 
 from glow.commands.evaluate import evaluate
 from glow.commands.main import compose, refuse_hydra
 from glow.commands.sample import sample
-from glow.commands.targets import check_targets
 from glow.errors import UsageError
 
 Run = Callable[..., dict[str, Any]]
