@@ -114,6 +114,6 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
     for key in map(str, config):
         yield f"{prefix}{key}"
         with contextlib.suppress(Exception):
-            if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
-                if isinstance(config[key], DictConfig) and key != "hydra":
-                    yield from _keys(config[key], f"{prefix}{key}.")
+            there = not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key)
+            if there and isinstance(config[key], DictConfig) and key != "hydra":
+                yield from _keys(config[key], f"{prefix}{key}.")

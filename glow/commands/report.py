@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from glow.commands.testing import Test
+from glow.errors import check_choice
 from glow.evaluation.bits import UNITS
 from glow.fused.products import has_fast_kernels
 from glow.resilience import BestCheckpoint, NonFiniteGuard
@@ -22,6 +23,9 @@ from glow.resilience.lightning_internals import find_callback
 from glow.resilience.run_folder import option
 from glow.training import Pictures, ReverseKL, Throughput
 from glow.training.progress import clock
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+"""Those in which only coupling networks may be less than float32."""
 
 WEIGHTED = 50_000
 """Samples of the flow that are weighted at the end of reverse-KL training."""
@@ -111,12 +115,14 @@ def print_stop(cfg: DictConfig, trainer: L.Trainer) -> None:
     )
 
 
-def warn_of_slow_precision(trainer: L.Trainer) -> None:
-    """Warn where a CPU has no bf16 arithmetic, and a step of half precision takes several times as long."""
-    half = str(trainer.precision) in ("bf16-mixed", "16-mixed")
-    if half and trainer.strategy.root_device.type == "cpu" and not has_fast_kernels(torch.bfloat16):
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuse precisions that would reach the flow algebra; warn where a CPU has no bf16 arithmetic."""
+    precision = str(trainer.precision)
+    check_choice("trainer.precision", precision, PRECISIONS)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if on_cpu and precision.endswith("-mixed") and not has_fast_kernels(torch.bfloat16):
         rank_zero_warn(
-            f"trainer.precision={trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
+            f"trainer.precision={precision}: this CPU has no bf16 arithmetic, so that a step takes several "
             "times as long as with trainer.precision=32-true"
         )
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from glow.data.base import ArrayData, Examples, Split, part_size
-from glow.errors import check_positive
 from glow.distributions.plane import NormalizedDensity, density
+from glow.errors import check_positive
 
 
 class Toy(ArrayData):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-
 from glow.data.shared_file import shared_file
 
 
