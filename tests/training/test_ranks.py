@@ -54,6 +54,16 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path: Path, accumu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", ["resilience=none", "reversed"])
+def test_they_do_so_without_resilience_and_in_another_order_of_callbacks(tmp_path: Path, change: str) -> None:
+    first, second = record(tmp_path / "two", 2, *IMAGES, change)
+    (one,) = record(tmp_path / "one", 1, *IMAGES)
+    assert first["hashes"] == second["hashes"]
+    assert len(first["hashes"]) == 3
+    assert first["losses"] == pytest.approx(one["losses"], rel=0, abs=1e-8)
+
+
+@pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     """Of points, which meet no noise that a batch would draw."""
     (whole,) = record(tmp_path / "whole", 1, *POINTS, "dataset.batch_size=64")

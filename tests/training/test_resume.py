@@ -90,6 +90,17 @@ def test_stopped_and_repeated_is_the_same_as_uninterrupted(
             assert a == pytest.approx(b, rel=1e-5), f"{key} at {step}"
 
 
+def test_without_resilience_lightnings_own_checkpoint_is_continued(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = [*TINY, "resilience=none", "schedule.decay=none"]
+    whole = run("name=whole", *settings, "fit.max_epochs=3")
+    assert run("name=parts", *settings, "fit.max_epochs=2")["steps"] == 22
+    parts = run("name=parts", *settings, "fit.max_epochs=3")
+    for key in ("test", "val", "steps", "epochs"):
+        assert parts[key] == whole[key], key
+
+
 def test_a_validation_that_failed_is_done_again_as_a_whole(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

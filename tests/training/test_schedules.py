@@ -124,9 +124,13 @@ class TestInTraining:
         assert used[13] == pytest.approx(0.5e-3)
 
     def test_a_plateau_advances_after_validations(self) -> None:
-        plateau = partial(lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9, factor=0.5)
+        plateau = partial(
+            lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9, factor=0.5
+        )  # nothing is better
         used = rates(plateau, max_epochs=6, check_val_every_n_epoch=2)
-        assert [used[13 * epoch] for epoch in range(6)] == pytest.approx([1e-3] * 4 + [0.5e-3] * 2)
+        assert [used[13 * epoch] for epoch in range(6)] == pytest.approx(
+            [1e-3] * 2 + [0.5e-3] * 2 + [0.25e-3] * 2
+        )
 
     def test_without_an_end(self) -> None:
         with pytest.raises(UsageError, match="schedule.decay=cosine needs an end"):
