@@ -55,8 +55,7 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
 
     Args:
         command: takes the composed configuration.
-        config_name: the configuration in ``conf`` that it starts from. If it has a list ``dataset``, the
-            command line's ``dataset=`` and ``dataset.KEY=`` go into it as they are.
+        config_name: the configuration in ``conf`` that it starts from.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the errors can be told here
     for beginning in NOISE:
@@ -64,14 +63,11 @@ def main(command: Callable[[DictConfig], Any], config_name: str) -> None:
     warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     composed = False
-    sys.argv[1:], aside = _take_dataset(config_name, sys.argv[1:])
 
     def told(cfg: DictConfig) -> None:
         nonlocal composed
         composed = True
         try:
-            if aside:
-                cfg.dataset = aside
             command(cfg)
         except UsageError as error:
             fail(str(error), 2)
@@ -142,22 +138,10 @@ def refuse_hydra(config_name: str, arguments: Sequence[str]) -> None:
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """A configuration of ``conf`` with the overrides of a command line."""
-    overrides, aside = _take_dataset(config_name, overrides)
     with contextlib.ExitStack() as stack:
         if not GlobalHydra.instance().is_initialized():  # it is inside a command
             stack.enter_context(hydra.initialize_config_dir(str(CONF), version_base="1.3"))
-        cfg = hydra.compose(config_name, overrides)
-    if aside:
-        cfg.dataset = aside
-    return cfg
-
-
-def _take_dataset(config_name: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without and with ``dataset``: its group needs the other groups of a training run."""
-    if config_name == "train":
-        return list(arguments), []
-    aside = [a for a in arguments if re.match(r"dataset(\.[\w.]+)?=", a)]
-    return [a for a in arguments if a not in aside], aside
+        return hydra.compose(config_name, list(overrides))
 
 
 def fail(message: str, status: int) -> None:
@@ -171,8 +155,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     groups = {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in CONF.iterdir() if d.is_dir()}
     overrides = [a.lstrip("+~").partition("=") for a in arguments if "=" in a and not a.startswith("-")]
     usable = []
-    own = config_name == "train"  # the groups are its
-    for key, _, value in overrides if own else ():
+    for key, _, value in overrides:
         group = key.partition("@")[0]
         if group in groups and value == "null" and group not in ("experiment", "debug"):
             return f"{group} cannot be null; choose one of {', '.join(groups[group])}"
@@ -184,7 +167,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     GlobalHydra.instance().clear()
     known: set[str] = set()
     with contextlib.suppress(Exception):  # it is a file that cannot be read
-        known = set(_keys(compose(config_name, usable))) | set(groups if own else ())
+        known = set(_keys(compose(config_name, usable))) | set(groups)
     for key, _, _ in overrides if known else ():
         if key not in known and not key.startswith("hydra"):
             leaf = {k.rpartition(".")[2]: k for k in known}
