@@ -4,6 +4,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
         ) as bar:
             completion = complete(
                 flow, image, missing, n=cfg.completions, steps=cfg.steps or STEPS, temperature=temperature, y=label,
-                generator=session.generator("complete", i), progress=lambda done, bar=bar: bar.update(done - bar.n),
+                generator=session.generator("complete", i), progress=partial(_advance, bar),
             )  # fmt: skip
         hole = image.masked_fill(missing, session.levels // 2)
         rows += [image[None], hole[None], completion.images.cpu()]
@@ -246,6 +247,10 @@ def draw_completions(session: Session) -> dict[str, Any]:
         )
     session.draw_grid(torch.cat(rows), "complete", 2 + cfg.completions)
     return {"mask": str(cfg.mask), "missing_pixels": int(missing.sum()), "completions": metrics}
+
+
+def _advance(bar: tqdm, done: int) -> None:
+    bar.update(done - bar.n)
 
 
 def draw_manipulation(session: Session) -> dict[str, Any]:

@@ -16,7 +16,14 @@ from tqdm import tqdm
 from glow.checkpoint import Classes, SavedModel, read_model, resolve
 from glow.commands.inputs import as_list, choose_device, make_folder, read_pictures
 from glow.commands.loading import SPLITS, Loaded, load, open_data
-from glow.commands.sources import Source, data_source, named_classes, other_sources, settings
+from glow.commands.sources import (
+    Source,
+    data_source,
+    named_classes,
+    other_sources,
+    refuse_model_settings,
+    settings,
+)
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode, flatten, unflatten
@@ -26,7 +33,7 @@ from glow.seeds import generator
 
 @dataclass
 class Session:
-    """One call of a command. ``classes`` are those of the user's own that the command line names."""
+    """One call of a command. ``classes`` are those of the model that the command line names."""
 
     cfg: DictConfig
     saved: SavedModel
@@ -44,7 +51,8 @@ class Session:
             check_choice("weights", cfg.weights, ("ema", "raw"))
         torch.backends.cudnn.allow_tf32 = False  # as in training: float32 means IEEE
         saved, device = read_model(resolve(cfg.ckpt, cfg.output_dir)), choose_device(cfg.device)
-        classes = named_classes(cfg)
+        refuse_model_settings(cfg)
+        classes = named_classes(cfg, "model")
         flow = saved.flow(cfg.weights, classes).to(device)
         print(f"{saved.path}, {saved.steps:,} steps, on {device}", flush=True)
         return cls(cfg, saved, flow, classes)
@@ -102,7 +110,7 @@ class Session:
 
     def load(self, source: Source, split: str) -> Loaded:
         """A split of some data."""
-        module = open_data(source, self.density, self.saved.seed, self.classes)
+        module = open_data(source, self.density, self.saved.seed, named_classes(self.cfg, "dataset"))
         return load(module, source, split, self.density)
 
     def generator(self, purpose: str, *key: int) -> torch.Generator:
@@ -135,7 +143,7 @@ class Session:
             many = " or ".join(map(str, counts))
             raise UsageError(f"mode={self.cfg.mode} takes {many} images, got images={chosen}")
         if all(isinstance(c, str) for c in chosen):
-            return self.labelled(read_pictures("images", chosen, self.flow))
+            return self.labelled(read_pictures("images", [str(c) for c in chosen], self.flow))
         images, y = [], self.data.y
         for index in chosen:  # a path of a picture, or an index into the split
             if isinstance(index, str):

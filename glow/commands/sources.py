@@ -35,27 +35,34 @@ def settings(node: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if value != "???"}
 
 
-def named_classes(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
-    """The classes of the user's own that the command line names by ``_target_`` in ``model`` and ``dataset``.
+def named_classes(cfg: DictConfig, group: str) -> dict[str, Callable[..., Any]]:
+    """The classes of the user's own that the command line names by ``_target_`` in ``model`` or ``dataset``.
 
     Raises:
-        UsageError: there is no such class; or another setting of the model, which is the checkpoint's.
+        UsageError: there is no such class.
     """
-    found, own = {}, "_target_" not in (cfg.get("dataset") or {})
-    for group in ("model", "dataset"):
-        node = cfg.get(group)
-        plain = OmegaConf.to_container(node) if isinstance(node, DictConfig) else {}
-        for name, value in _leaves(plain, group):
-            if name.endswith("._target_") and isinstance(value, str) and not value.startswith("glow."):
-                try:
-                    found[value] = get_object(value)
-                except Exception as error:  # whatever importing it raises
-                    raise UsageError(f"{name}={value} cannot be imported: {error}") from error
-            elif group == "model" and own and not name.endswith("._target_"):
-                raise UsageError(
-                    f"{name}: the model is the checkpoint's; only a class can be named, ++model._target_="
-                )
+    plain = OmegaConf.to_container(cfg[group]) if isinstance(cfg.get(group), DictConfig) else {}
+    found = {}
+    for name, value in _leaves(plain, group):
+        if name.endswith("._target_") and isinstance(value, str) and not value.startswith("glow."):
+            try:
+                found[value] = get_object(value)
+            except Exception as error:  # whatever importing it raises
+                raise UsageError(f"{name}={value} cannot be imported: {error}") from error
     return found
+
+
+def refuse_model_settings(cfg: DictConfig) -> None:
+    """Raise ``UsageError`` for a setting of the model that no dataset brought: the model is the checkpoint's."""
+    chosen = "_target_" in (cfg.get("dataset") or {})
+    plain = (
+        OmegaConf.to_container(cfg.model) if isinstance(cfg.get("model"), DictConfig) and not chosen else {}
+    )
+    for name, _ in _leaves(plain, "model"):
+        if not name.endswith("._target_"):
+            raise UsageError(
+                f"{name}: the model is the checkpoint's; only a class can be named, ++model._target_="
+            )
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -108,7 +115,7 @@ def _clean(name: object) -> str:
     return re.sub(r"[^\w.=-]|^\.+", "_", str(name))
 
 
-def other_sources(ood: str, given: Mapping[str, Any], saved: SavedModel) -> tuple[Source, Source]:
+def other_sources(ood: str, given: dict[str, Any], saved: SavedModel) -> tuple[Source, Source]:
     """The data of the training and the other data that ``ood=IN_DISTRIBUTION:OTHER`` or ``ood=OTHER`` names.
 
     OTHER is a dataset, or a folder of pictures. ``dataset.KEY=`` of the command line is about the other, and about

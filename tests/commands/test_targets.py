@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
-from glow.commands.evaluate import evaluate
-from glow.commands.main import compose, refuse_hydra
-from glow.commands.sample import sample
+from glow.commands.main import refuse_hydra
 from glow.commands.targets import check_targets
 from glow.errors import UsageError
 
@@ -91,41 +88,6 @@ def test_nothing_is_written_outside_the_run_s_folder(run: Run, setting: str) -> 
 def test_a_folder_inside_the_run_s_is_taken(run: Run) -> None:
     results = run(*DIGITS, "callbacks.best.dirpath=${run_dir}/kept/best", "callbacks.pictures=null")
     assert results["checkpoint"] == "kept/best/best.ckpt"
-
-
-class Attack:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.file,))
-
-
-@pytest.mark.parametrize("name", ["last", "best"])
-def test_a_checkpoint_that_would_run_code(run: Run, tmp_path: Path, name: str) -> None:
-    run(*DIGITS, "callbacks.pictures=null")
-    folder, ran = tmp_path / "outputs/digits-glow_small", tmp_path / "it_ran"
-    path = folder / f"checkpoints/{name}.ckpt"
-    torch.save(torch.load(path, weights_only=True) | {"x": Attack(ran)}, path)
-    commands = {"sample": sample, "evaluate": evaluate}
-    for command, call in commands.items():
-        with pytest.raises(UsageError, match="asks to run code"):
-            call(compose(command, [f"ckpt={path}", f"out={tmp_path}/out", "device=cpu"]))
-    if name == "last":
-        with pytest.raises(UsageError, match="asks to run code"):
-            run(*DIGITS, "callbacks.pictures=null", "trainer.max_steps=4", "trainer.max_epochs=2")
-    assert not ran.exists()
-
-
-@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "glow.flows.build", "torch.hub.load"])
-def test_a_checkpoint_whose_data_is_other_code(tiny_run: Path, tmp_path: Path, target: str) -> None:
-    content = torch.load(tiny_run / "checkpoints/best.ckpt", weights_only=True)
-    content["hyper_parameters"]["dataset"]["_target_"] = target
-    torch.save(content, tmp_path / "stranger.ckpt")
-    with pytest.raises(UsageError, match=f"dataset._target_='{target}' is not one of glow.data.Digits"):
-        evaluate(compose("evaluate", [f"ckpt={tmp_path}/stranger.ckpt", f"out={tmp_path}/out", "device=cpu"]))
 
 
 @pytest.mark.parametrize(
