@@ -8,7 +8,7 @@ from glow.data.digits import Digits
 from glow.data.image_folder import ImageFolder
 from glow.data.torchvision_data import TorchvisionData
 from glow.data.toy import Toy
-from glow.errors import check_choice
+from glow.errors import UsageError, nearest
 
 DATASETS = {f"glow.data.{kind.__name__}": kind for kind in (Digits, ImageFolder, TorchvisionData, Toy)}
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
@@ -29,8 +29,13 @@ def build_data(
         UsageError: an unknown ``_target_``, or a setting that the dataset refuses.
     """
     known: Mapping[str, Callable[..., Any]] = {**DATASETS, **classes}
-    check_choice("dataset._target_", config.get("_target_"), known)
-    return known[config["_target_"]](
+    target = str(config.get("_target_"))
+    if target not in known:
+        raise UsageError(
+            f"dataset._target_={target!r} is not one of {', '.join(known)}{nearest(target, known)}; a class of your own is "
+            f"named again: ++dataset._target_={target}"
+        )
+    return known[target](
         **{k: v for k, v in config.items() if k not in ("_target_", "seed")}, seed=seed
     )
 
