@@ -61,7 +61,7 @@ def make_each(name: str, nodes: Any) -> list[Any]:
         return []
     if not isinstance(nodes, DictConfig):
         raise UsageError(f"{name} must be a group of settings or null, got {nodes!r}")
-    made = [make(f"{name}.{key}", node) for key, node in nodes.items() if node is not None and node != {}]
+    made = [make(f"{name}.{key!s}", node) for key, node in nodes.items() if node is not None and node != {}]
     return [m for m in made if m is not None]
 
 

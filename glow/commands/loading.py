@@ -43,7 +43,7 @@ def open_data(source: Source, flow: Distribution, seed: int, classes: Classes) -
         config = config | {"image_size": size, "channels": channels, "shape": list(flow.event_shape)}
     _check_shape(source, config.get("shape", flow.event_shape), flow)
     try:
-        data = build_data(config, seed, classes) if classes else build_data(config, seed)
+        data = build_data(config, seed, classes=classes)
     except TypeError as error:  # an argument too few or too many
         raise UsageError(f"dataset={source.label}: {error}") from error
     if source.typed:

@@ -14,13 +14,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from glow.commands.testing import Test
+from glow.data import Toy
 from glow.errors import check_choice
 from glow.evaluation.bits import UNITS
+from glow.evaluation.reverse_kl import reverse_kl_report
+from glow.flows.flow import Flow
 from glow.fused.products import has_fast_kernels
 from glow.resilience import BestCheckpoint, NonFiniteGuard
 from glow.resilience.checkpoints import last_checkpoint
 from glow.resilience.lightning_internals import find_callback
 from glow.resilience.run_folder import option
+from glow.seeds import generator
 from glow.training import Pictures, ReverseKL, Throughput
 from glow.training.progress import clock
 
@@ -68,13 +72,13 @@ def run_summary(
 def draw_final(trainer: L.Trainer, module: Any, folder: Path) -> str | None:
     """Draw the last picture, where the callback ``Pictures`` is on; its path below the folder."""
     pictures = find_callback(trainer, Pictures)
-    drawn = None
+    drawn: Path | None = None
     if pictures is not None:
         module.to(trainer.strategy.root_device).eval()
         drawn = pictures.draw_final(trainer, module)
     for logger in trainer.loggers:
         logger.finalize("success")
-    return drawn and relative_path(drawn, folder)
+    return None if drawn is None else relative_path(drawn, folder)
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -174,9 +178,15 @@ def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
 def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any]:
     """What is known of a density in the plane: the entropy of the test points, or the figures of reverse-KL training."""
     if isinstance(module, ReverseKL):
-        return {"reverse_kl": module.weighted_report(WEIGHTED)}
-    true_nll = getattr(data, "true_nll", None)
-    truth = true_nll(data.arrays("test")[0]) if true_nll and "test" in data.examples else None
+        assert isinstance(module.flow, Flow)
+        return {
+            "reverse_kl": reverse_kl_report(
+                module.flow, module.density, WEIGHTED, generator("cpu", "weights", module.seed)
+            )
+        }
+    truth = (
+        data.true_nll(data.arrays("test")[0]) if isinstance(data, Toy) and "test" in data.examples else None
+    )
     return {} if truth is None else {"true_nll": truth}
 
 

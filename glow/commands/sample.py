@@ -181,11 +181,11 @@ def draw_interpolation(session: Session) -> dict[str, Any]:
     if steps < 2:
         raise UsageError(f"steps must be at least 2, the ends, got {steps}")
     x, y = session.images([0, 1], (2, 4))
-    vectors = interpolate(session.flatten(session.encode(x, y)), steps, cfg.path)
+    vectors = interpolate(session.flow.flatten(session.encode(x, y)), steps, cfg.path)
     if y is not None:  # a label changes in the middle of the way
         half = (torch.arange(steps) * 2 >= steps).long()
         y = y[half] if len(x) == 2 else y[(2 * half[:, None] + half).flatten()]
-    decoded = session.decode(session.unflatten(vectors), y, "points")
+    decoded = session.decode(session.flow.unflatten(vectors), y, "points")
     session.draw_grid(decoded.images, "interpolate", steps)
     return {"points": len(vectors), "path": cfg.path, **decode_warnings(decoded)}
 
@@ -266,16 +266,16 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
     means, counts = [], []
     for group in groups:
         members, labels = _group(session, group)
-        means.append(session.flatten(session.encode(members, labels)).mean(0))
+        means.append(session.flow.flatten(session.encode(members, labels)).mean(0))
         counts.append(len(members))
     direction = means[1] - means[0]
     x, y = session.images(range(6))
-    vectors = session.flatten(session.encode(x, y))
+    vectors = session.flow.flatten(session.encode(x, y))
     moved = torch.cat([v + s * direction for v in vectors for s in torch.tensor(strengths)[:, None]]).view(
         -1, vectors.shape[1]
     )
     y = None if y is None else y.repeat_interleave(len(strengths))
-    decoded = session.decode(session.unflatten(moved), y, "images")
+    decoded = session.decode(session.flow.unflatten(moved), y, "images")
     session.draw_grid(decoded.images, "manipulate", len(strengths))
     print(f"from {cfg.groups[0]} ({counts[0]} images) to {groups[1]} ({counts[1]}), strengths {strengths}")
     return {

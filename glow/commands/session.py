@@ -26,7 +26,7 @@ from glow.commands.sources import (
 )
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_choice, check_positive
-from glow.evaluation.latents import CPU_BATCH, Decoded, decode, flatten, unflatten
+from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.flows.flow import Flow
 from glow.seeds import generator
 
@@ -191,14 +191,6 @@ class Session:
                     f"warning: {len(indices)} of {len(decoded.images)} {what} have {fault}: {first}{advice}"
                 )
         return decoded
-
-    def flatten(self, latents: Sequence[Tensor]) -> Tensor:
-        """One vector per image, (B, D)."""
-        return flatten(latents)
-
-    def unflatten(self, vectors: Tensor) -> list[Tensor]:
-        """The inverse of ``flatten``."""
-        return unflatten(vectors, self.flow)
 
     def make_folder(self, default: str) -> None:
         """Choose where to write: ``out``, or a folder inside the run's."""

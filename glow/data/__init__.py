@@ -35,9 +35,7 @@ def build_data(
             f"dataset._target_={target!r} is not one of {', '.join(known)}{nearest(target, known)}; a class of your own is "
             f"named again: ++dataset._target_={target}"
         )
-    return known[target](
-        **{k: v for k, v in config.items() if k not in ("_target_", "seed")}, seed=seed
-    )
+    return known[target](**{k: v for k, v in config.items() if k not in ("_target_", "seed")}, seed=seed)
 
 
 __all__ = ["DATASETS", "ArrayData", "Digits", "ImageFolder", "TorchvisionData", "Toy", "build_data"]

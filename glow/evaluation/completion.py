@@ -15,7 +15,6 @@ from glow.bijections.base import sum_event
 from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
 from glow.evaluation.bits import bits_per_dim
-from glow.evaluation.latents import flatten, unflatten
 from glow.evaluation.masks import check_mask
 from glow.evaluation.mcmc import adapted, move, random, state_at
 from glow.evaluation.pictures import figure_to_tensor
@@ -108,7 +107,7 @@ def complete(
     check_positive("temperature", temperature)
     if steps < 2:
         raise UsageError(f"steps must be at least 2, got {steps}")
-    if flow.dequantize is None or len(flow.event_shape) != 3:
+    if flow.dequantization is None or len(flow.event_shape) != 3:
         raise UsageError("only a flow of integer images can complete an image")
     if tuple(image.shape) != flow.event_shape:
         raise UsageError(f"image must have shape {flow.event_shape}, got {tuple(image.shape)}")
@@ -122,9 +121,9 @@ def complete(
         y = y.reshape(-1).expand(n) if y.numel() == 1 else y
 
     image, hidden = image.to(flow.device).expand(n, *image.shape), missing.to(flow.device).expand_as(image)
-    z = flatten(flow.draw(n, temperature=temperature, generator=generator))
+    z = flow.flatten(flow.draw(n, temperature=temperature, generator=generator))
     noise = random(torch.rand, tuple(image.shape), generator, z)
-    task = _Task(flow, flow.dequantize(image, noise=noise)[0], hidden, temperature, y)
+    task = _Task(flow, flow.dequantization(image, noise)[0], hidden, temperature, y)
     coarse, every = max(1, round(COARSE_SHARE * steps)), max(1, steps // 50)
     with torch.no_grad():
         values = task.generate(z)
@@ -138,7 +137,7 @@ def complete(
                 misfits += [task.misfit(values)] if i <= coarse else []
             if progress:
                 progress(i)
-        images = torch.where(hidden, flow.dequantize.inverse(task.set(values))[0], image)
+        images = torch.where(hidden, flow.dequantization.quantize(task.set(values)), image)
     acceptance = float(torch.stack(stages[0]).mean()), float(torch.stack(stages[1]).mean())
     return Completion(images.cpu(), at, torch.stack(trace).cpu(), torch.stack(misfits).cpu(), acceptance)
 
@@ -172,7 +171,7 @@ class _Task(NamedTuple):
 
     def generate(self, z: Tensor) -> Tensor:
         """Latents (n, D) -> values (n, C, H, W)."""
-        return self.flow.generate(unflatten(z, self.flow), self.y)
+        return self.flow.generate(self.flow.unflatten(z), self.y)
 
     def set(self, values: Tensor) -> Tensor:
         """The image as completed: the seen pixels are what they are."""
@@ -184,8 +183,8 @@ class _Task(NamedTuple):
 
     def misfit(self, values: Tensor) -> Tensor:
         """Root mean square over the seen pixels, grey levels (n,)."""
-        assert self.flow.dequantize is not None
-        return (self.distance(values) / sum_event(~self.hidden)).sqrt() * self.flow.dequantize.levels
+        assert self.flow.dequantization is not None
+        return (self.distance(values) / sum_event(~self.hidden)).sqrt() * self.flow.dequantization.grey_levels
 
     def observed(self, z: Tensor, sigma: float) -> Tensor:
         """The coarse stage's log-density of latents (n, D), up to a constant."""
@@ -194,21 +193,21 @@ class _Task(NamedTuple):
 
     def exact(self, values: Tensor, temperature: float) -> Tensor:
         """The fine stage's, of the values as completed: their density, and so up to nothing, in nats (n,)."""
-        latents, log_det = self.flow.bijection(self.set(values), self.y)
-        z = flatten(latents) / temperature
+        z, log_det = self.flow.bijection(self.set(values), self.y)
+        z = z.flatten(1) / temperature
         return log_det - sum_event(0.5 * (z.square() + LOG_2_PI) + math.log(temperature))
 
     def bits(self, values: Tensor) -> Tensor:
         """Bits/dim of the image as completed (n,)."""
-        assert self.flow.dequantize is not None
-        level_correction = -math.prod(self.flow.event_shape) * math.log(self.flow.dequantize.levels)
-        return bits_per_dim(self.exact(values, 1.0) + level_correction, self.flow.event_shape)
+        assert self.flow.dequantization is not None
+        correction = self.flow.dequantization.correction(values)
+        return bits_per_dim(self.exact(values, 1.0) + correction, self.flow.event_shape)
 
     def curvature(self, values: Tensor, generator: torch.Generator, probes: int = 4) -> Tensor:
         r"""Estimates of :math:`G_{ii}` (n, D): means of :math:`(v^\top \partial z / \partial x_i)^2` for normal v."""
         with torch.enable_grad():
             values = self.set(values).requires_grad_()
-            z = flatten(self.flow.bijection(values, self.y)[0])
+            z = self.flow.bijection(values, self.y)[0].flatten(1)
             vs = [random(torch.randn, z.shape, generator, z) for _ in range(probes)]
             gradients = [torch.autograd.grad(z, values, v, retain_graph=True)[0].flatten(1) for v in vs]
         return torch.stack(gradients).square().mean(0)
@@ -228,7 +227,7 @@ def _walk(
         lost = ~state.log_density.isfinite()
         if lost.any():  # without a gradient they would never get away
             fresh = task.flow.draw(len(z), temperature=task.temperature, generator=generator)
-            z = torch.where(lost[:, None], flatten(fresh), z)
+            z = torch.where(lost[:, None], task.flow.flatten(fresh), z)
         values = task.generate(z)
         yield values, accepted
 

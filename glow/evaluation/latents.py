@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -66,27 +65,16 @@ def decode(
             torch.cuda.empty_cache()
             continue
         finite.append(torch.isfinite(x).flatten(1).all(1).cpu())
-        if flow.dequantize:
-            x, _ = flow.dequantize.inverse(torch.nan_to_num(x, nan=-0.5, posinf=-0.5, neginf=-0.5))
+        if flow.dequantization:
+            x = flow.dequantization.quantize(torch.nan_to_num(x, nan=-0.5, posinf=-0.5, neginf=-0.5))
         images.append(x.cpu())
         done += len(x)
         if progress:
             progress(len(x))
     result, good = torch.cat(images), torch.cat(finite)
     flat = result.flatten(1)
-    grey = flat.amin(1) == flat.amax(1) if flow.dequantize else torch.zeros_like(good)
+    grey = flat.amin(1) == flat.amax(1) if flow.dequantization else torch.zeros_like(good)
     return Decoded(result, (~good).nonzero().flatten().tolist(), (grey & good).nonzero().flatten().tolist())
-
-
-def flatten(latents: Tensor | Sequence[Tensor]) -> Tensor:
-    """One vector per element, (B, D), of one tensor per scale or of a single one."""
-    return torch.cat([z.flatten(1) for z in ([latents] if isinstance(latents, Tensor) else latents)], dim=1)
-
-
-def unflatten(vectors: Tensor, flow: Flow) -> Latents:
-    """The inverse of ``flatten``."""
-    parts = vectors.split([math.prod(s) for s in flow.latent_shapes], dim=1)
-    return [z.view(-1, *s) for z, s in zip(parts, flow.latent_shapes, strict=True)]
 
 
 def line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

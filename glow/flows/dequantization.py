@@ -72,7 +72,11 @@ class Dequantization(nn.Module):
                 f"images must be integers from 0 to {self.grey_levels - 1}, got values from {q.min()} to {q.max()}"
             )
         x = (q + noise) / self.grey_levels - 0.5
-        return x, x.new_full((len(x),), -math.prod(q.shape[1:]) * math.log(self.grey_levels))
+        return x, self.correction(x)
+
+    def correction(self, x: Tensor) -> Tensor:
+        """The level correction of reals (B, ...): (B,), nats."""
+        return x.new_full((len(x),), -math.prod(x.shape[1:]) * math.log(self.grey_levels))
 
     def quantize(self, x: Tensor) -> Tensor:
         """Reals (B, ...) -> the grey level of their bin, uint8 (B, ...).

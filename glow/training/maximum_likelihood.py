@@ -46,7 +46,7 @@ class MaximumLikelihood(DensityModule):
             raise UsageError(f"objective.shift must be below 1, the whole picture, got {shift}")
         self.save_hyperparameters("shift")
         self.shift = shift
-        self.unit = "nll" if _dequantization(self.flow) is None else "bpd"
+        self.unit = "nll" if self.flow.dequantization is None else "bpd"
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         if self.flow.classes and len(batch) < 2:
@@ -56,7 +56,3 @@ class MaximumLikelihood(DensityModule):
 
     def augment(self, x: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
         return random_shift(x, self.shift, uniform(2)) if self.shift and x.dim() == 4 else x
-
-
-def _dequantization(flow: Any) -> Any:  # MERGE: flow.dequantization alone
-    return flow.dequantization if hasattr(flow, "dequantization") else flow.dequantize

@@ -24,9 +24,15 @@ from glow.errors import NonFiniteError, UsageError
 from glow.resilience import LastCheckpoint, NonFiniteGuard
 from glow.training import EMA, Initialize, MaximumLikelihood
 
-# MERGE: the configurations of glow.flows.build
-IMAGES = {"family": "glow", "image_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 8, "levels": 1}
-POINTS = {"family": "realnvp", "shape": [2], "layers": 2, "hidden": 8}
+IMAGES = {
+    "_target_": "glow.flows.Glow",
+    "event_shape": [1, 8, 8],
+    "grey_levels": 17,
+    "depth": 2,
+    "width": 8,
+    "levels": 1,
+}
+POINTS = {"_target_": "glow.flows.RealNVP", "event_shape": [2], "layers": 2, "hidden": 8}
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
     "enable_model_summary": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False, "max_epochs": 1,
@@ -307,7 +313,7 @@ def test_data_that_spoils_the_initialization(monkeypatch: pytest.MonkeyPatch) ->
         return examples
 
     monkeypatch.setattr(Toy, "load", spoiled)
-    nsf = {"family": "nsf", "shape": [2], "layers": 2, "hidden": 8}  # MERGE
+    nsf = {"_target_": "glow.flows.NSF", "event_shape": [2], "layers": 2, "hidden": 8}
     module = MaximumLikelihood(None, partial(torch.optim.Adam, lr=2e-3), model=nsf)
     with pytest.raises(
         NonFiniteError, match=r"(initialized from|batch 0 of the epoch) holds nan in example 0 of"

@@ -9,9 +9,8 @@ import torch
 from glow.data import Digits, Toy
 from glow.training import Initialize, MaximumLikelihood, ReverseKL, warmup
 
-# MERGE: the configurations of glow.flows.build
-GLOW = {"family": "glow", "image_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 16}
-REALNVP = {"family": "realnvp", "shape": [2], "layers": 2, "hidden": 8}
+GLOW = {"_target_": "glow.flows.Glow", "event_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 16}
+REALNVP = {"_target_": "glow.flows.RealNVP", "event_shape": [2], "layers": 2, "hidden": 8}
 ENERGY = {"_target_": "glow.data.Toy", "kind": "energy_2", "noise": 0.1}
 ADAMAX = partial(torch.optim.Adamax, lr=2e-3)
 QUIET: dict[str, Any] = {
