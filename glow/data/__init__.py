@@ -1,6 +1,7 @@
 """Datasets and their LightningDataModules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from glow.data.base import ArrayData
@@ -14,25 +15,26 @@ DATASETS = {f"glow.data.{kind.__name__}": kind for kind in (Digits, ImageFolder,
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
 
 
-def build_data(
-    config: Mapping[str, Any], seed: int, *, classes: Mapping[str, Callable[..., Any]] = {}
-) -> ArrayData:
+def build_data(config: Mapping[str, Any], seed: int, *, classes: Mapping[str, type] = {}) -> ArrayData:
     """The data that a plain ``dataset`` configuration describes.
 
     Args:
         config: ``_target_``, and the arguments of the class that it names.
-        seed: see ``ArrayData``.
+        seed: see ``ArrayData``; a class of the caller's that takes no ``seed`` is made without.
         classes: classes besides those of ``DATASETS``, by the ``_target_`` that stands for them, which the caller has
             named and trusts.
 
     Raises:
         UsageError: an unknown ``_target_``, or a setting that the dataset refuses.
     """
-    known: Mapping[str, Callable[..., Any]] = {**DATASETS, **classes}
+    known: dict[str, type] = {**DATASETS, **classes}
     check_choice("dataset._target_", config.get("_target_"), known)
-    return known[config["_target_"]](
-        **{k: v for k, v in config.items() if k not in ("_target_", "seed")}, seed=seed
-    )
+    kind = known[config["_target_"]]
+    arguments = {k: v for k, v in config.items() if k not in ("_target_", "seed")}
+    parameters = signature(kind).parameters
+    if "seed" in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):
+        arguments["seed"] = seed
+    return kind(**arguments)
 
 
 __all__ = ["DATASETS", "ArrayData", "Digits", "ImageFolder", "TorchvisionData", "Toy", "build_data"]
