@@ -10,14 +10,7 @@ from torch import Tensor
 
 from glow.data.base import ArrayData, Examples, Split, part_size
 from glow.data.picture_cache import PictureCache
-from glow.data.picture_files import (
-    PictureFiles,
-    decode_error,
-    digest,
-    first_met,
-    list_folder,
-    read_pictures,
-)
+from glow.data.picture_files import PictureFiles, decode, decode_error, digest, first_met, list_folder
 from glow.errors import UsageError, check_positive
 from glow.seeds import generator
 
@@ -28,16 +21,14 @@ class ImageFolder(ArrayData):
     The folder holds pictures or folders of classes, or it holds splits, ``train`` and perhaps ``test`` and
     ``val``, that do so. Without ``test``, and without ``val``, these are held out of the training pictures by
     the seed. The classes are the folders of the training pictures in alphabetical order; the pictures of a
-    class may lie in folders of their own. Symbolic links are followed, but those that loop are not classes, and no
-    folder is read twice: a link to another class's folder adds nothing, and its name is no class. (A split may be a
-    link to another split; each is read by itself.)
+    class may lie in folders of their own. Symbolic links are followed, but no folder of a split is read twice: a
+    link that loops, or to another class's folder, adds neither pictures nor a class.
 
     Every picture is turned upright, resized so that its shorter side is ``image_size``, and centre-cropped.
     Grey, palette, CMYK, alpha (over white) and 16-bit pictures are converted.
 
-    The decoded pictures are kept in a file (see ``PictureCache``) that later starts, and all processes of a machine,
-    map instead of reading the pictures again. Another is written when a picture's path, size or time of change
-    differs.
+    Later starts, and all processes of a machine, map the decoded pictures from a file (see ``PictureCache``).
+    Another is written when a picture's path, size or time of change differs.
 
     Args:
         root: the folder.
@@ -45,9 +36,8 @@ class ImageFolder(ArrayData):
         channels: 1 for grey, 3 for RGB.
         test_size: examples held out for testing when there is no ``test`` folder, a count or a fraction.
         skip_broken: leave out pictures that cannot be read, and say how many, instead of stopping.
-        cache: where the decoded pictures are kept, ``image_size^2 * channels`` bytes each: a folder; ``auto``,
-            hidden files (``.glow-*``) in ``root`` or, where that cannot be written, ``~/.cache/glow``; None keeps
-            none, and every process decodes and holds its own.
+        cache: where the decoded pictures are kept, ``image_size^2 * channels`` bytes each: a folder, or ``auto``
+            (see ``PictureCache``). None keeps none, and every process decodes and holds its own.
         common: see ``ArrayData``.
     """
 
@@ -143,7 +133,7 @@ class ImageFolder(ArrayData):
     def _examples(self, folder: Path, chosen: Tensor | None = None) -> Examples:
         """Those of the pictures of a folder, or of chosen ones, that could be read."""
         if folder not in self._decoded:
-            decoded = self._kept(folder) or self._in_memory(folder)
+            decoded = self._kept(folder) or decode(self._files(folder), self.image_size, self.channels)
             self._report_broken(folder, decoded[1])
             self._decoded[folder] = decoded
         x, readable = self._decoded[folder]
@@ -169,17 +159,6 @@ class ImageFolder(ArrayData):
             self.cache = None
             return None
 
-    def _in_memory(self, folder: Path) -> tuple[Tensor, Tensor]:
-        files = self._files(folder)
-        x = torch.zeros(len(files.paths), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        readable = torch.ones(len(x), dtype=torch.bool)
-        for i, picture in enumerate(read_pictures(files, self.image_size, self.channels)):
-            if picture is None:
-                readable[i] = False
-            else:
-                x[i] = picture
-        return x, readable
-
     def _report_broken(self, folder: Path, readable: Tensor) -> None:
         paths = self._files(folder).paths
         broken = (~readable).nonzero().flatten().tolist()
@@ -196,14 +175,15 @@ class ImageFolder(ArrayData):
 
     def _labels(self, folder: Path) -> Tensor | None:
         """The index of each picture's class, (N,); None if there are no classes or some picture is in none."""
-        names = [n.rpartition(os.sep)[0].partition(os.sep)[0] for n in self._files(folder).names]
-        unclassified = names.index("") if "" in names else None
-        if self.classes is not None and (unclassified is not None or not self.class_index):
-            raise UsageError(
-                f"dataset.classes={self.classes}, but {self._files(folder).paths[unclassified or 0]} is in no class's folder; "
-                "move it into one, or set dataset.classes=null"
-            )
-        if unclassified is not None or not self.class_index:
+        files = self._files(folder)
+        names = [n.rpartition(os.sep)[0].partition(os.sep)[0] for n in files.names]
+        if not self.class_index or "" in names:
+            if self.classes is not None:
+                unclassified = files.paths[names.index("") if "" in names else 0]
+                raise UsageError(
+                    f"dataset.classes={self.classes}, but {unclassified} is in no class's folder; move it into one, "
+                    "or set dataset.classes=null"
+                )
             return None
         if unknown := set(names) - self.class_index.keys():
             raise UsageError(

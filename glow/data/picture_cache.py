@@ -45,7 +45,7 @@ class PictureCache:
     def load(self, files: PictureFiles) -> tuple[Tensor, Tensor]:
         """The pictures, uint8 (N, C, size, size), and which could be read, bool (N,); decoded unless they are kept.
 
-        Memory is shared with the other processes, but for pages that this process writes to.
+        What is written to them stays in this process.
 
         Raises:
             OSError: the cache can neither be read nor written.
@@ -65,16 +65,13 @@ class PictureCache:
                 for partial in folder.glob(f"{kind}*.partial"):
                     partial.unlink()
             self._write(path, shape, files)
-        stale = {p.name for p in folder.glob(f"{kind}*") if p.suffix != ".partial"} - {
-            path.name,
-            _flags(path).name,
-        }
+        ours = (path.name, _flags(path).name)
+        stale = sorted(
+            p.name for p in folder.glob(f"{kind}*") if p.name not in ours and p.suffix != ".partial"
+        )
         if stale:
-            print(
-                f"{folder} keeps the pictures as they were before; if no run uses them, remove {', '.join(sorted(stale))}",
-                file=sys.stderr,
-                flush=True,
-            )
+            message = f"stale caches, which may be removed when no process uses them, in {folder}: {', '.join(stale)}"
+            print(message, file=sys.stderr, flush=True)
         kept = _mapped(path, shape)
         if kept is None:
             raise OSError(f"{path} does not hold the pictures that were written")
@@ -111,8 +108,7 @@ def _flags(path: Path) -> Path:
 def _mapped(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
     """What is kept; None if there is nothing, or not what is expected."""
     try:
-        # mode "c": what is written to the arrays stays in this process. Unlike `np.load`, which calls this, it opens
-        # nothing but an array.
+        # What `np.load(mmap_mode="c")` calls for an array; it opens nothing else.
         x, readable = open_memmap(path, mode="c"), open_memmap(_flags(path), mode="c")
     except (FileNotFoundError, ValueError):
         return None

@@ -157,6 +157,18 @@ def read_pictures(files: PictureFiles, size: int, channels: int) -> Iterator[Ten
         )
 
 
+def decode(files: PictureFiles, size: int, channels: int) -> tuple[Tensor, Tensor]:
+    """The pictures, uint8 (N, C, size, size), a broken one black, and which could be read, bool (N,)."""
+    x = torch.zeros(len(files.paths), channels, size, size, dtype=torch.uint8)
+    readable = torch.ones(len(x), dtype=torch.bool)
+    for i, picture in enumerate(read_pictures(files, size, channels)):
+        if picture is None:
+            readable[i] = False
+        else:
+            x[i] = picture
+    return x, readable
+
+
 def decode_error(path: Path, size: int, channels: int) -> str:
     """What is wrong with a picture that could not be read, in a few words."""
     try:
