@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from glow.commands.loading import Loaded
 from glow.commands.session import Session
-from glow.data.sampler import EpochBatches
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
@@ -91,6 +90,8 @@ def _batch_size(session: Session) -> int:
 
 def metrics(session: Session, flow: Distribution, data: Loaded, what: str) -> Tensor:
     """Bits/dim or nats of every example (N,), in the batches of the training's own test."""
+    from glow.data.sampler import EpochBatches  # slow to import
+
     if flow.classes and data.y is None:
         raise UsageError("the model is class-conditional and needs labels, which this data has not")
     batches = (
