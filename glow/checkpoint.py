@@ -81,7 +81,7 @@ class SavedModel:
             # Of "meta" tensors there are only shapes: a file gets no more memory than its own weights take. A class
             # of the caller's own may need real tensors, and is trusted.
             with torch.device("cpu" if classes else "meta"):
-                flow = build(self.model, classes) if classes else build(self.model)
+                flow = build(self.model, classes)
         except UsageError as error:
             raise UsageError(
                 f"{self.path} was written by another version of this program, or with classes of your own: {error}"

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from glow.commands.loading import Loaded
 from glow.commands.session import Session
-from glow.data.sampler import EpochBatches
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
 from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
@@ -74,7 +73,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 def in_bits(flow: Distribution) -> bool:
     """Whether its figures are bits/dim, of grey images, or else nats."""
-    return getattr(flow, "dequantization", None) is not None or getattr(flow, "dequantize", None) is not None
+    return flow.dequantization is not None
 
 
 def _check_ood(flow: Distribution) -> None:
@@ -91,6 +90,8 @@ def _batch_size(session: Session) -> int:
 
 def metrics(session: Session, flow: Distribution, data: Loaded, what: str) -> Tensor:
     """Bits/dim or nats of every example (N,), in the batches of the training's own test."""
+    from glow.data.sampler import EpochBatches  # slow to import
+
     if flow.classes and data.y is None:
         raise UsageError("the model is class-conditional and needs labels, which this data has not")
     batches = (

@@ -1,16 +1,19 @@
-"""What ``sample`` and ``evaluate`` are told: a device, pictures, lists, a folder to write into."""
+"""What ``sample`` and ``evaluate`` are told: a device, a folder to write into, real images and labels."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import ListConfig
 from torch import Tensor
 
 from glow.distributions.base import Distribution
-from glow.errors import UsageError
+from glow.errors import UsageError, check_positive
+
+if TYPE_CHECKING:
+    from glow.commands.session import Session
 
 
 def choose_device(name: str) -> torch.device:
@@ -82,3 +85,53 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error}): set out=") from error
     return folder
+
+
+def labels(session: "Session", n: int) -> Tensor | None:
+    """Labels for ``n`` samples: the classes in turn, or what ``label`` says."""
+    label, classes = session.cfg.label, session.density.classes
+    if not classes:
+        if label is not None:
+            raise UsageError(f"label={label} was given, but this model is not class-conditional")
+        return None
+    if label == "all":
+        return torch.arange(classes).repeat_interleave(-(-n // classes))
+    wanted = list(range(classes)) if label is None else as_list("label", label)
+    for value in wanted:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
+            raise UsageError(f"label must be from 0 to {classes - 1}, a list of these, or all; got {label}")
+    return torch.tensor(wanted).repeat(-(-n // len(wanted)))[:n]
+
+
+def images(
+    session: "Session", default: Sequence[int], counts: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The real images of the settings, uint8 (N, C, H, W), and their labels for a class-conditional model."""
+    chosen = list(default) if session.cfg.images is None else as_list("images", session.cfg.images)
+    if counts and len(chosen) not in counts:
+        many = " or ".join(map(str, counts))
+        raise UsageError(f"mode={session.cfg.mode} takes {many} images, got images={chosen}")
+    found = torch.stack([_image(session, c) for c in chosen])
+    y = None if any(isinstance(c, str) for c in chosen) else session.data.y
+    return labelled(session, found, None if y is None else y[chosen])
+
+
+def _image(session: "Session", chosen: Any) -> Tensor:
+    """A picture by its path, or an example of the split by its index."""
+    if isinstance(chosen, str):
+        return read_pictures("images", [chosen], session.flow)[0]
+    check_positive("images", chosen, integer=True, zero=True)
+    if chosen >= len(session.data.x):
+        raise UsageError(f"images has {chosen}, but the split has {len(session.data.x)} examples")
+    return session.data.x[chosen]
+
+
+def labelled(session: "Session", x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Images with their labels, or those of ``label`` if it is set, for a class-conditional model."""
+    if session.cfg.label == "all":
+        raise UsageError(f"label=all is for mode=samples, not for mode={session.cfg.mode}")
+    if session.cfg.label is not None:
+        y = labels(session, len(x))
+    if session.flow.classes and y is None:
+        raise UsageError("the model is class-conditional and needs labels for these images: set label=")
+    return x, y if session.flow.classes else None

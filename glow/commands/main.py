@@ -68,12 +68,15 @@ def _run(command: str, config_name: str) -> None:
 def compose(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
     """A configuration of ``conf`` with the overrides of a command line, as ``hydra.main`` would compose it."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
+    inside = GlobalHydra.instance().is_initialized()  # a command, whose own configuration stays in force
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
+    if not inside:
+        HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg

@@ -1,28 +1,23 @@
 """``python sample.py``: what a trained flow draws, from noise and from real images."""
 
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from glow.commands.inputs import as_list, folder_pictures, make_folder
+from glow.commands.inputs import as_list, folder_pictures, images, labelled, make_folder
+from glow.commands.samples import FORMATS, decode_warnings, draw_samples, one_temperature
 from glow.commands.session import Session
 from glow.errors import UsageError, check_choice, check_positive
-from glow.evaluation.latents import PATHS, Decoded, interpolate, redraw
-from glow.flows.flow import Flow
+from glow.evaluation.latents import PATHS, interpolate, redraw
 
-FORMATS = ("png", "npy", "folder")
-STRIP = 10
-"""Images in a row of the strip that compares temperatures."""
 STEPS = 300
 """Of a completion: a minute for four of a small image on a CPU."""
 GROUP = 500
@@ -80,107 +75,13 @@ def export(session: Session) -> dict[str, Any]:
     return {"ckpt": str(session.saved.path), "weights": session.weights, "files": [str(path)]}
 
 
-def decode_warnings(decoded: Decoded) -> dict[str, Any]:
-    """Which of the images are not finite, or of one grey."""
-    return {"not_finite": decoded.not_finite, "one_grey": decoded.one_grey}
-
-
-def temperatures(session: Session, default: float) -> list[float]:
-    """``temperature`` as a list."""
-    given = session.cfg.temperature
-    values = [default] if given is None else as_list("temperature", given)
-    for value in values:
-        check_positive("temperature", value, zero=True)
-    return list(dict.fromkeys(values))
-
-
-def one_temperature(session: Session, default: float) -> float:
-    """``temperature`` where there can be only one."""
-    values = temperatures(session, default)
-    if len(values) > 1:
-        raise UsageError(f"mode={session.cfg.mode} takes one temperature, got {values}")
-    return values[0]
-
-
-def draw_samples(session: Session) -> dict[str, Any]:
-    """``n`` samples at every temperature, from the same latents."""
-    cfg, flow = session.cfg, session.density
-    y = session.labels(cfg.n)
-    n = cfg.n if y is None else len(y)
-    by_row = flow.classes and cfg.label == "all"
-    columns = n // flow.classes if by_row else math.ceil(math.sqrt(n))
-    chosen = _format(session)
-    metrics: list[dict[str, Any]] = []
-    strip: dict[str, Tensor] = {}
-    few = torch.linspace(0, n - 1, min(n, STRIP)).long()
-    for temperature in temperatures(session, 0.7):
-        decoded = _draw(session, n, y, temperature)
-        _write_samples(session, decoded.images, f"samples_t{temperature}", chosen, columns)
-        strip[f"temperature {temperature:g}"] = decoded.images
-        metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
-    if len(strip) > 1 and flow.grey_levels is not None:
-        session.draw_grid(
-            torch.cat([images[few] for images in strip.values()]), "temperature_strip", len(few)
-        )
-    elif len(strip) > 1 and flow.event_shape == (2,):
-        _scatter(session, strip, "temperature_strip")
-    for row in metrics:
-        counts = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
-        print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {counts}")
-    return {"samples": metrics, "labels": None if y is None else y.tolist()}
-
-
-def _draw(session: Session, n: int, y: Tensor | None, temperature: float) -> Decoded:
-    """Samples from the same random numbers at every temperature."""
-    source = session.generator("samples")
-    if isinstance(session.density, Flow):
-        latents = session.density.draw(n, temperature=temperature, generator=source)
-        return session.decode(latents, y, f"samples at {temperature:g}")
-    return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
-
-
-def _format(session: Session) -> str:
-    """What to write: as asked, else a picture where samples can be drawn, else numbers."""
-    images, in_plane = session.density.grey_levels is not None, session.density.event_shape == (2,)
-    chosen = session.cfg.format or ("png" if images or in_plane else "npy")
-    if not images and (chosen == "folder" or (chosen == "png" and not in_plane)):
-        raise UsageError(f"format={chosen} writes pictures, and this model is of points: take format=npy")
-    return str(chosen)
-
-
-def _write_samples(session: Session, images: Tensor, name: str, chosen: str, columns: int) -> None:
-    if chosen == "npy":
-        np.save(session.folder / f"{name}.npy", images.numpy())
-        session.files.append(f"{name}.npy")
-    elif chosen == "folder":
-        from PIL import Image
-
-        folder = session.folder / name
-        shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
-        folder.mkdir(parents=True)
-        grey = (images.float() * (255 / (session.levels - 1))).round().byte()
-        for i, image in enumerate(grey):
-            Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
-        session.files.append(name)
-    elif session.density.grey_levels is None:
-        _scatter(session, {"samples": images}, name)
-    else:
-        session.draw_grid(images, name, columns)
-
-
-def _scatter(session: Session, points: dict[str, Tensor], name: str) -> None:
-    from glow.evaluation.plane import scatter_picture  # slow to import
-
-    session.save(scatter_picture(points), name)
-
-
 def draw_interpolation(session: Session) -> dict[str, Any]:
     """Between two images as a strip, or four as a sheet."""
     cfg = session.cfg
     steps = cfg.steps or 9
     if steps < 2:
         raise UsageError(f"steps must be at least 2, the ends, got {steps}")
-    x, y = session.images([0, 1], (2, 4))
+    x, y = images(session, [0, 1], (2, 4))
     vectors = interpolate(session.flow.flatten(session.encode(x, y)), steps, cfg.path)
     if y is not None:  # a label changes in the middle of the way
         half = (torch.arange(steps) * 2 >= steps).long()
@@ -193,7 +94,7 @@ def draw_interpolation(session: Session) -> dict[str, Any]:
 def draw_reconstructions(session: Session) -> dict[str, Any]:
     """Real images, what comes back, and what is left when the finest scales are drawn anew."""
     flow, temperature = session.flow, one_temperature(session, 0.7)
-    x, y = session.images(range(8))
+    x, y = images(session, range(8))
     latents = session.encode(x, y)
     rows, errors = [x], []
     metrics: dict[str, Any] = {}
@@ -224,7 +125,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
 
     cfg, flow = session.cfg, session.flow
     temperature = one_temperature(session, 1.0)
-    x, y = session.images([0])
+    x, y = images(session, [0])
     missing = parse_mask(str(cfg.mask), flow.event_shape, session.generator("mask"))
     rows, metrics = [], []
     for i, image in enumerate(x):
@@ -269,7 +170,7 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
         means.append(session.flow.flatten(session.encode(members, labels)).mean(0))
         counts.append(len(members))
     direction = means[1] - means[0]
-    x, y = session.images(range(6))
+    x, y = images(session, range(6))
     vectors = session.flow.flatten(session.encode(x, y))
     moved = torch.cat([v + s * direction for v in vectors for s in torch.tensor(strengths)[:, None]]).view(
         -1, vectors.shape[1]
@@ -286,14 +187,14 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
 
 def _group(session: Session, group: object) -> tuple[Tensor, Tensor | None]:
     if isinstance(group, str):
-        return session.labelled(folder_pictures("groups", group, session.flow, GROUP))
+        return labelled(session, folder_pictures("groups", group, session.flow, GROUP))
     x, y = session.data.x, session.data.y
     if y is None:
         raise UsageError("groups: the data has no labels; give two folders of pictures")
     if isinstance(group, bool) or not isinstance(group, int) or not (y == group).any():
         raise UsageError(f"groups: {group!r} is none of the labels {y.unique().tolist()}")
     chosen = (y == group).nonzero().flatten()[:GROUP]
-    return session.labelled(x[chosen], y[chosen])
+    return labelled(session, x[chosen], y[chosen])
 
 
 MODES: dict[str, Callable[[Session], dict[str, Any]]] = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.checkpoint import Classes, SavedModel, read_model, resolve
-from glow.commands.inputs import as_list, choose_device, make_folder, read_pictures
+from glow.commands.inputs import choose_device, make_folder
 from glow.commands.loading import SPLITS, Loaded, load, open_data
 from glow.commands.sources import (
     Source,
@@ -25,7 +25,7 @@ from glow.commands.sources import (
     settings,
 )
 from glow.distributions.base import Distribution
-from glow.errors import UsageError, check_choice, check_positive
+from glow.errors import UsageError, check_choice
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.flows.flow import Flow
 from glow.seeds import generator
@@ -44,6 +44,7 @@ class Session:
     @classmethod
     def open(cls, cfg: DictConfig) -> "Session":
         """The checkpoint that ``cfg.ckpt`` means, on the device that ``cfg.device`` does; prints which."""
+        refuse_model_settings(cfg)
         for key in ("ckpt", "out", "output_dir"):
             if cfg[key] is not None and not isinstance(cfg[key], str):
                 raise UsageError(f"{key} must be a path, got {cfg[key]!r}")
@@ -51,7 +52,6 @@ class Session:
             check_choice("weights", cfg.weights, ("ema", "raw"))
         torch.backends.cudnn.allow_tf32 = False  # as in training: float32 means IEEE
         saved, device = read_model(resolve(cfg.ckpt, cfg.output_dir)), choose_device(cfg.device)
-        refuse_model_settings(cfg)
         classes = named_classes(cfg, "model")
         flow = saved.flow(cfg.weights, classes).to(device)
         print(f"{saved.path}, {saved.steps:,} steps, on {device}", flush=True)
@@ -116,55 +116,6 @@ class Session:
     def generator(self, purpose: str, *key: int) -> torch.Generator:
         """Random numbers that the seed decides, on the CPU."""
         return generator("cpu", purpose, self.seed, *key)
-
-    def labels(self, n: int) -> Tensor | None:
-        """Labels for ``n`` samples: the classes in turn, or what ``label`` says."""
-        label, classes = self.cfg.label, self.density.classes
-        if not classes:
-            if label is not None:
-                raise UsageError(f"label={label} was given, but this model is not class-conditional")
-            return None
-        if label == "all":
-            return torch.arange(classes).repeat_interleave(-(-n // classes))
-        wanted = list(range(classes)) if label is None else as_list("label", label)
-        for value in wanted:
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
-                raise UsageError(
-                    f"label must be from 0 to {classes - 1}, a list of these, or all; got {label}"
-                )
-        return torch.tensor(wanted).repeat(-(-n // len(wanted)))[:n]
-
-    def images(
-        self, default: Sequence[int], counts: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The real images of the settings, uint8 (N, C, H, W), and their labels for a class-conditional model."""
-        chosen = list(default) if self.cfg.images is None else as_list("images", self.cfg.images)
-        if counts and len(chosen) not in counts:
-            many = " or ".join(map(str, counts))
-            raise UsageError(f"mode={self.cfg.mode} takes {many} images, got images={chosen}")
-        if all(isinstance(c, str) for c in chosen):
-            return self.labelled(read_pictures("images", [str(c) for c in chosen], self.flow))
-        images, y = [], self.data.y
-        for index in chosen:  # a path of a picture, or an index into the split
-            if isinstance(index, str):
-                images.append(read_pictures("images", [index], self.flow)[0])
-                y = None
-                continue
-            check_positive("images", index, integer=True, zero=True)
-            if index >= len(self.data.x):
-                raise UsageError(f"images has {index}, but the split has {len(self.data.x)} examples")
-            images.append(self.data.x[index])
-        return self.labelled(torch.stack(images), None if y is None else y[chosen])
-
-    def labelled(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Images with their labels, or those of ``label`` if it is set, for a class-conditional model."""
-        if self.cfg.label == "all":
-            raise UsageError(f"label=all is for mode=samples, not for mode={self.cfg.mode}")
-        if self.cfg.label is not None:
-            y = self.labels(len(x))
-        if self.flow.classes and y is None:
-            raise UsageError("the model is class-conditional and needs labels for these images: set label=")
-        return x, y if self.flow.classes else None
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Datasets and their LightningDataModules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,7 +15,9 @@ DATASETS = {f"glow.data.{kind.__name__}": kind for kind in (Digits, ImageFolder,
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
 
 
-def build_data(config: Mapping[str, Any], seed: int, *, classes: Mapping[str, type] = {}) -> ArrayData:
+def build_data(
+    config: Mapping[str, Any], seed: int, *, classes: Mapping[str, Callable[..., Any]] = {}
+) -> ArrayData:
     """The data that a plain ``dataset`` configuration describes.
 
     Args:
@@ -27,7 +29,7 @@ def build_data(config: Mapping[str, Any], seed: int, *, classes: Mapping[str, ty
     Raises:
         UsageError: an unknown ``_target_``, or a setting that the dataset refuses.
     """
-    known: dict[str, Callable[..., Any]] = {**DATASETS, **classes}
+    known: dict[str, Any] = {**DATASETS, **classes}
     target = str(config.get("_target_"))
     if target not in known:
         raise UsageError(

@@ -66,7 +66,7 @@ class TestCommandLine:
             assert text in result.stdout, text
 
     def test_sampling_and_measuring(self, tmp_path: Path, tiny_run: Path, picture_folder: Path) -> None:
-        """With data of another name, which Hydra's own group could not give them."""
+        """With data of another name, by Hydra's own group."""
         other = ("dataset=image_folder", f"dataset.root={picture_folder}")
         ckpt = f"ckpt={tiny_run}"
         drawn = shell(
@@ -84,8 +84,8 @@ class TestCommandLine:
         ("program", "arguments", "message"),
         [
             ("sample.py", ["temprature=1"], "error: temprature is not a setting; did you mean 'temperature'"),
-            ("sample.py", ["model=glow"], "error: model is not a setting"),
-            ("sample.py", ["dataset=mnits"], "error: there is no run in output_dir="),
+            ("sample.py", ["model=glow"], ": the model is the checkpoint's"),
+            ("sample.py", ["dataset=mnits"], "error: dataset=mnits is not one of banana, bimodal,"),
             ("evaluate.py", ["ckpt=nowhere"], "error: ckpt=nowhere is not there"),
         ],
         ids=lambda v: v[0] if isinstance(v, list) else "",

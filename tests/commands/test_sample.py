@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from glow import load
 from glow.checkpoint import read_model, resolve
+from glow.commands.inputs import images
 from glow.commands.main import CONF, compose, explain
 from glow.commands.sample import sample
 from glow.commands.session import Session
@@ -152,7 +153,7 @@ def test_labels_of_real_images(labelled_run: Path, tmp_path: Path) -> None:
     saved = read_model(resolve(labelled_run))
     for label, expected in (([], labels), (["label=3"], [3, 3]), (["label=[8,1]"], [8, 1])):
         cfg = compose("sample", [f"out={tmp_path}", "mode=reconstruct", "images=[0,1]", *label])
-        _, y = Session(cfg, saved, saved.flow()).images([])
+        _, y = images(Session(cfg, saved, saved.flow()), [])
         assert y is not None
         assert y.tolist() == expected
     for wrong, message in (
