@@ -32,6 +32,8 @@ def make(name: str, node: Any, **more: Any) -> Any:
     """The object that a node of the configuration describes; ``more`` are arguments for it, where it takes them."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UsageError(f"{name} must be a group of settings with a _target_, or null, got {node!r}")
+    if missing := sorted(OmegaConf.missing_keys(node)):
+        raise UsageError(f"{missing[0]} is missing: set {missing[0]}=VALUE")
     with node_errors(name):
         taken = inspect.signature(get_object(node["_target_"])).parameters if more else {}
         anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
@@ -95,7 +97,7 @@ def make_model(node: Any) -> Any:
         parts = {
             k: {"_partial_": True} for k, v in node.items() if isinstance(v, DictConfig) and "_target_" in v
         }
-        node = OmegaConf.merge(node, parts) if parts else node
+        node = OmegaConf.merge(OmegaConf.to_container(node), parts) if parts else node
     return make("model", node)
 
 

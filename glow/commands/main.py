@@ -108,6 +108,8 @@ def explain(error: Exception) -> str:
         by_leaf = {k.rpartition(".")[2]: k for k in known}
         return f"{key} is not a setting{nearest(key, known) or nearest(by_leaf.get(key, ''), known)}"
     lines = [line.strip() for line in str(error).splitlines()[:2]]
+    if "Got NoneType" in str(error):  # Hydra does not say which
+        lines.append(f"({', '.join(a for a in sys.argv[1:] if a.endswith('=null'))})")
     return " ".join(lines) or f"the configuration cannot be read ({type(error).__name__})"
 
 
