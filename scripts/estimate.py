@@ -36,11 +36,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from benchmark import print_table
 from contenders import Contender
+from glow.training.optimizers import build_optimizer
 from memory_use import peak_memory
 
 from glow.commands.main import compose
 from glow.training import FlowModule
-from glow.training.optimizers import build_optimizer
 
 TRAINING_IMAGES = {"digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000}
 CHECKPOINTS = 4

@@ -33,7 +33,10 @@ FAMILIES = {
     "planar": "", "radial": "", "made": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
 DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
-REVERSE = {"nsf": "experiment=reverse_kl", "planar": "experiment=reverse_kl model=planar model.direction=sampling"}
+REVERSE = {
+    "nsf": "experiment=reverse_kl",
+    "planar": "experiment=reverse_kl model=planar model.direction=sampling",
+}
 POSTERIORS = ("gaussian", "planar", "iaf")
 DEPTHS = (1, 2, 4, 8, 16)
 
