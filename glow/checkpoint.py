@@ -258,7 +258,7 @@ def _read_safetensors(path: Path) -> SavedModel:
         raise UsageError(f"{path} is no safetensors file, or is cut short ({error})") from error
     try:
         metadata = json.loads(header or "")
-        weights = {metadata["weights"]: tensors | {"_extra_state": {"initialized": True}}}
+        weights = {str(metadata["weights"]): tensors | {"_extra_state": {"initialized": True}}}
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} was not exported by this program: its header does not say which model the weights are of"

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
+ELSEWHERE = {
+    "ckpt_path": "repeating a run's command continues it (resume=true)",
+    "on_nonfinite": "it is resilience.callbacks.nonfinite.action",
+    "max_skipped": "it is resilience.callbacks.nonfinite.max_skipped",
+    "optimizer.decay": "it is an option of schedule, as schedule=cosine",
+    "optimizer.warmup_epochs": "it is schedule.warmup_epochs",
+    "optimizer.name": "it is optimizer._target_, or an option, as optimizer=adamw",
+    "model.family": "it is model._target_, or an option, as model=realnvp",
+    "model.image_shape": "it is model.event_shape",
+    "model.fast": "it is model.direction",
+}
+"""What people type that has another name."""
+
 
 def main(command: str, config_name: str) -> None:
     """Run a command under Hydra with the command line's overrides.
@@ -105,6 +118,8 @@ def explain(error: Exception) -> str:
         root = cause.parent_node._get_root()
         known = set(_keys(root)) if isinstance(root, DictConfig) else set()
         key = str(cause.full_key)
+        if key in ELSEWHERE:
+            return f"{key} is not a setting: {ELSEWHERE[key]}"
         by_leaf = {k.rpartition(".")[2]: k for k in known}
         return f"{key} is not a setting{nearest(key, known) or nearest(by_leaf.get(key, ''), known)}"
     lines = [line.strip() for line in str(error).splitlines()[:2]]

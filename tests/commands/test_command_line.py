@@ -46,6 +46,14 @@ class TestCommandLine:
                 ["logger=null"],
                 "error: Config group override must be a string or a list. Got NoneType (logger=null)",
             ),
+            (
+                ["ckpt_path=last.ckpt"],
+                "error: ckpt_path is not a setting: repeating a run's command continues it",
+            ),
+            (
+                ["optimizer.decay=cosine"],
+                "error: optimizer.decay is not a setting: it is an option of schedule",
+            ),
             (["optimizer.lr=fast"], "error: optimizer: '<=' not supported"),
             (["dataset=image_folder", "dataset.root=nowhere"], "error: dataset.root=nowhere is not a folder"),
         ],
@@ -107,6 +115,46 @@ class TestCommandLine:
         assert result.returncode == 0
         assert f"python {program}.py ckpt=outputs/NAME" in result.stdout
         assert "dataset=NAME" in result.stdout
+
+    def test_a_profiler_reports(self, tmp_path: Path) -> None:
+        small = (
+            "debug=fast",
+            "model.depth=1",
+            "model.width=4",
+            "callbacks.pictures=null",
+            "callbacks.estimate=null",
+        )
+        result = shell(tmp_path, *small, "trainer.profiler=simple")
+        assert result.returncode == 0, result.stderr
+        assert "FIT Profiler Report" in result.stdout + result.stderr
+
+    def test_a_limit_on_the_size_of_files_is_a_sentence(self, tmp_path: Path) -> None:
+        small = (
+            "debug=fast",
+            "model.depth=1",
+            "model.width=32",
+            "callbacks.pictures=null",
+            "callbacks.estimate=null",
+        )
+        program = f"ulimit -f 100; exec {sys.executable} {ROOT}/train.py {' '.join(small)} output_dir={tmp_path}/outputs"
+        result = subprocess.run(
+            ["bash", "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path
+        )
+        assert result.returncode == 1
+        assert "could not be written: file too large" in result.stderr
+        assert "Traceback" not in result.stderr
+
+    @pytest.mark.parametrize("arguments", [["--info", "defaults"], ["--help"], ["model.widht=3"]])
+    def test_what_trains_nothing_imports_no_torch(self, tmp_path: Path, arguments: list[str]) -> None:
+        program = (
+            "import sys, atexit\nsys.argv = ['train.py', *sys.argv[1:]]\n"
+            "atexit.register(lambda: print('torch' in sys.modules, 'lightning' in sys.modules))\n"
+            "from glow.commands.main import main\nmain('glow.commands.train:train', 'train')\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT
+        )
+        assert result.stdout.splitlines()[-1] == "False False"
 
     @pytest.mark.slow
     def test_sigterm_saves_and_exits_143_and_the_command_continues(self, tmp_path: Path) -> None:

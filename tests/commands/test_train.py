@@ -138,11 +138,12 @@ class TestFolder:
         with pytest.raises(UsageError, match="is not a run"):
             run(*DIGITS)
 
-    def test_a_start_that_failed_does_not_hold_the_folder(self, run: Run, fake_mnist: Path) -> None:
+    def test_a_start_that_failed_does_not_hold_the_folder(self, run: Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="dataset.val_size"):
             run(*DIGITS, "dataset.val_size=100000")
         with pytest.raises(UsageError, match="optimizer"):
             run(*DIGITS, "optimizer.betas=null")
+        assert not list((tmp_path / "outputs").glob("*")), "failed starts leave no folder"
         assert run(*DIGITS)["steps"] == 2
 
     def test_the_data_may_have_moved(self, run: Run, tmp_path: Path, fake_mnist: Path) -> None:
