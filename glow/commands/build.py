@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from glow.checkpoint import OTHER_VERSION
 from glow.errors import UsageError
@@ -95,7 +95,8 @@ def make_model(node: Any) -> Any:
         parts = {
             k: {"_partial_": True} for k, v in node.items() if isinstance(v, DictConfig) and "_target_" in v
         }
-        node = OmegaConf.merge(node, parts) if parts else node
+        with open_dict(node):  # a composed configuration refuses new keys
+            node = OmegaConf.merge(node, parts) if parts else node
     return make("model", node)
 
 
