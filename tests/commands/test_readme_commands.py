@@ -86,7 +86,7 @@ def runs(run: Run, fake_mnist: Path) -> None:
         "name=two_moons-realnvp", *tiny)  # fmt: skip
 
 
-@pytest.mark.usefixtures("runs")
+@pytest.mark.usefixtures("one_thread", "runs")
 @pytest.mark.parametrize("pages", [PAGES[:1], pytest.param(PAGES[1:], marks=pytest.mark.slow)])
 def test_sampling_and_measuring_commands(pages: tuple[str, ...], fake_mnist: Path, tmp_path: Path) -> None:
     """On tiny runs, with few steps; data and runs are where the test has them."""
