@@ -21,8 +21,8 @@ class ImageFolder(ArrayData):
     The folder holds pictures or folders of classes, or it holds splits, ``train`` and perhaps ``test`` and
     ``val``, that do so. Without ``test``, and without ``val``, these are held out of the training pictures by
     the seed. The classes are the folders of the training pictures in alphabetical order; the pictures of a
-    class may lie in folders of their own. Symbolic links are followed, but no folder of a split is read twice: a
-    link that loops, or to another class's folder, adds neither pictures nor a class.
+    class may lie in folders of their own. Symbolic links are followed, but no folder of a split is read
+    twice: a link that loops, or to another class's folder, adds neither pictures nor a class.
 
     Every picture is turned upright, resized so that its shorter side is ``image_size``, and centre-cropped.
     Grey, palette, CMYK, alpha (over white) and 16-bit pictures are converted.
@@ -122,8 +122,9 @@ class ImageFolder(ArrayData):
         if split == "val":
             return None
         if "test" in self.split_folders:
-            # What is wrong with it is better known before training than after.
-            self._examples(self.split_folders["test"])
+            self._examples(
+                self.split_folders["test"]
+            )  # what is wrong with it is better known before training
             return self._examples(self.training)
         total = len(self._files(self.training).paths)
         n = part_size("dataset.test_size", self.test_size, total)
@@ -157,16 +158,15 @@ class ImageFolder(ArrayData):
                 "set dataset.cache to a folder that can be written, or to null"
             )
             self.cache = None
-            return None
+        return None
 
     def _report_broken(self, folder: Path, readable: Tensor) -> None:
-        paths = self._files(folder).paths
-        broken = (~readable).nonzero().flatten().tolist()
+        paths, broken = self._files(folder).paths, (~readable).nonzero().flatten().tolist()
         if not broken:
             return
         first = paths[broken[0]]
-        message = f"{len(broken)} of {len(paths)} pictures in {folder} cannot be read, the first is {first}: "
-        message += decode_error(first, self.image_size, self.channels)
+        reason = decode_error(first, self.image_size, self.channels)
+        message = f"{len(broken)} of {len(paths)} pictures in {folder} cannot be read, the first is {first}: {reason}"
         if len(broken) == len(paths):
             raise UsageError(f"dataset.root: {message}; not one is left")
         if not self.skip_broken:
@@ -178,13 +178,13 @@ class ImageFolder(ArrayData):
         files = self._files(folder)
         names = [n.rpartition(os.sep)[0].partition(os.sep)[0] for n in files.names]
         if not self.class_index or "" in names:
-            if self.classes is not None:
-                unclassified = files.paths[names.index("") if "" in names else 0]
-                raise UsageError(
-                    f"dataset.classes={self.classes}, but {unclassified} is in no class's folder; move it into one, "
-                    "or set dataset.classes=null"
-                )
-            return None
+            if self.classes is None:
+                return None
+            unclassified = files.paths[names.index("") if "" in names else 0]
+            raise UsageError(
+                f"dataset.classes={self.classes}, but {unclassified} is in no class's folder; move it into one, or "
+                "set dataset.classes=null"
+            )
         if unknown := set(names) - self.class_index.keys():
             raise UsageError(
                 f"{folder} has the class {min(unknown)}, which the training pictures lack; rename or remove it"

@@ -65,15 +65,11 @@ class PictureCache:
                 for partial in folder.glob(f"{kind}*.partial"):
                     partial.unlink()
             self._write(path, shape, files)
-        ours = (path.name, _flags(path).name)
-        stale = sorted(
-            p.name for p in folder.glob(f"{kind}*") if p.name not in ours and p.suffix != ".partial"
-        )
-        if stale:
+        found = {p.name for p in folder.glob(f"{kind}*") if p.suffix != ".partial"}
+        if stale := sorted(found - {path.name, _flags(path).name}):
             message = f"stale caches, which may be removed when no process uses them, in {folder}: {', '.join(stale)}"
             print(message, file=sys.stderr, flush=True)
-        kept = _mapped(path, shape)
-        if kept is None:
+        if (kept := _mapped(path, shape)) is None:
             raise OSError(f"{path} does not hold the pictures that were written")
         return kept
 
