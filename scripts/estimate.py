@@ -30,17 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from benchmark import print_table
 from contenders import Contender
-from glow.training.optimizers import build_optimizer
 from memory_use import peak_memory
 
 from glow.commands.main import compose
-from glow.training import FlowModule
 
 TRAINING_IMAGES = {"digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000}
 CHECKPOINTS = 4
@@ -65,7 +64,7 @@ def exposed(reduce: float, step: float, overlap: float) -> float:
 def measure(cfg: DictConfig, activations_mb: float | None) -> dict[str, float]:
     """Bytes of weights, optimizer state, averaged weights and, per image, activations of a training step."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = FlowModule(plain["model"], plain["optimizer"], 0, 0.0, plain["dataset"], plain["objective"])
+    module = MaximumLikelihood(build(plain["model"]))
     shape, levels = plain["dataset"]["shape"], plain["dataset"]["grey_levels"]
 
     def peak(n: int) -> float:
@@ -83,7 +82,7 @@ def measure(cfg: DictConfig, activations_mb: float | None) -> dict[str, float]:
         )
         return peak_memory(contender, torch.device("cpu"))["peak"]
 
-    optimizer = build_optimizer(module.parameters(), plain["optimizer"])
+    optimizer = instantiate(cfg.optimizer, _convert_="all")(module.parameters())
     batch = max(2, 16 * 32 * 32 // (shape[1] * shape[2]))
     small = peak(batch if activations_mb is None else 1)  # makes the optimizer's state, too
     activations = (peak(2 * batch) - small) / batch if activations_mb is None else activations_mb * 1e6
@@ -183,15 +182,15 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     cfg = compose("train", args.overrides)
-    if cfg.unit != "bpd" or len(cfg.dataset.get("shape", ())) != 3:
+    if cfg.dataset.get("grey_levels") is None or option(cfg, "model") in ("vae", "made", "made_wide"):
         args.parser.error("images only: dataset=cifar10, for example")
-    args.training_images = args.training_images or TRAINING_IMAGES.get(cfg.dataset.name)
+    args.training_images = args.training_images or TRAINING_IMAGES.get(option(cfg, "dataset"))
     if args.training_images is None:
-        args.parser.error(f"argument --training-images: is needed for dataset={cfg.dataset.name}")
+        args.parser.error(f"argument --training-images: is needed for dataset={option(cfg, 'dataset')}")
     size = measure(cfg, args.activations_mb)
     kept = size["weights"] + size["averaged"] + size["optimizer"]
     print(
-        f"{cfg.model.name} on {cfg.dataset.name}, {cfg.trainer.precision}: weights {size['weights'] / 1e6:,.1f} MB, "
+        f"{option(cfg, 'model')} on {option(cfg, 'dataset')}, {cfg.trainer.precision}: weights {size['weights'] / 1e6:,.1f} MB, "
         f"optimizer {size['optimizer'] / 1e6:,.1f} MB, activations {size['activations'] / 1e6:,.2f} MB per image, "
         f"a checkpoint {kept / 1e6:,.1f} MB, {CHECKPOINTS} at most: {CHECKPOINTS * kept / 1e6:,.1f} MB"
     )

@@ -1,7 +1,6 @@
 """``python evaluate.py``: bits/dim, diagnostics and the detection of other data."""
 
 import csv
-import inspect
 import math
 import sys
 import time
@@ -15,7 +14,7 @@ from glow.commands.loading import Loaded
 from glow.commands.session import Session
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
-from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, summary
+from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, mean_and_error
 from glow.flows.flow import Flow
 
 TYPICAL_IMAGES = 2000
@@ -88,8 +87,10 @@ def _batch_size(session: Session) -> int:
     return int(session.cfg.batch_size or session.data.module.batch_size)
 
 
-def metrics(session: Session, flow: Distribution, data: Loaded, what: str) -> Tensor:
-    """Bits/dim or nats of every example (N,), in the batches of the training's own test."""
+def metrics(
+    session: Session, flow: Distribution, data: Loaded, what: str, draws: int | None = None
+) -> Tensor:
+    """Bits/dim or nats of every example (N,), in the batches of the training's own test; ``draws`` replaces the setting."""
     from glow.data.sampler import EpochBatches  # slow to import
 
     if flow.classes and data.y is None:
@@ -100,7 +101,7 @@ def metrics(session: Session, flow: Distribution, data: Loaded, what: str) -> Te
     )
     with tqdm(total=len(data.x), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
         log_probs = evaluate_log_probs(
-            flow, batches, split=data.split, seed=session.seed, draws=session.cfg.draws, bound=session.cfg.bound,
+            flow, batches, split=data.split, seed=session.seed, draws=draws or session.cfg.draws, bound=session.cfg.bound,
             progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
     return bits_per_dim(log_probs, flow.event_shape) if in_bits(flow) else -log_probs
@@ -118,7 +119,7 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
         same = kind == session.weights
         flow = session.density if same else saved.flow(kind, session.classes).to(session.density.device)
         values[kind] = metrics(session, flow, data, f"{kind} weights")
-        report["weights"][kind] = summary(values[kind])
+        report["weights"][kind] = mean_and_error(values[kind])
         report["weights"][kind]["examples_per_s"] = round(len(data.x) / (time.monotonic() - start), 1)
         print(f"  {kind:<4} {format_mean(report['weights'][kind], report)}", flush=True)
     with (session.folder / "per_image.csv").open("w", newline="") as file:
@@ -152,7 +153,7 @@ def measure_ood(session: Session, inside: Tensor, others: Loaded | None, report:
 
     flow, names = session.density, (session.data.label, others.label)
     training = session.training.first(TYPICAL_IMAGES)
-    typical = summary(metrics(session, flow, training, "training"))
+    typical = mean_and_error(metrics(session, flow, training, "training"))
     if typical["finite_mean"] is None:
         raise UsageError("no training image has a finite likelihood: there is nothing to compare with")
     if typical["non_finite"]:
@@ -187,10 +188,7 @@ def measure_latents(session: Session, inside: Tensor, others: Loaded | None, rep
     data = session.data.first(n)
     found = diagnose(flow, data.x, data.y if flow.classes else None, seed=session.seed)
     session.save(diagnostics_picture(found), "diagnostics")
-    told = (
-        {"training": _training_mean(session)} if "training" in inspect.signature(findings).parameters else {}
-    )
-    found["findings"] = findings(found, **told)
+    found["findings"] = findings(found, _training_mean(session))
     report["diagnostics"] = found
     print(f"diagnostics on {len(data.x):,} examples: " + ("" if found["findings"] else "nothing looks wrong"))
     for line in found["findings"]:
@@ -198,11 +196,14 @@ def measure_latents(session: Session, inside: Tensor, others: Loaded | None, rep
 
 
 def _training_mean(session: Session) -> float | None:
-    """The mean of as many training examples, by which a run that overfits is known; None for other data."""
+    """The mean of as many training examples, by which a run that overfits is known; None for other data.
+
+    Of one draw, as the diagnosis takes it: the bound of many draws would be better by itself.
+    """
     if not session.sources[0].own or session.data.split == "train":
         return None
     training = session.training.first(min(session.cfg.diagnosed, TYPICAL_IMAGES))
-    return summary(metrics(session, session.density, training, "training"))["finite_mean"]
+    return mean_and_error(metrics(session, session.density, training, "training", draws=1))["finite_mean"]
 
 
 def measure_baselines(
@@ -227,7 +228,5 @@ def measure_baselines(
         print(f"  {'truth':<8} {report['true_nll']:.4f}")
     best = min(fitted, key=lambda name: fitted[name]["nll"])
     if flow_nll is not None and (gap := flow_nll - fitted[best]["nll"]) > BASELINE_MARGIN:
-        print(
-            f"  the {best} is better by {gap:.2f} nats: raise trainer.max_steps, model.layers or model.hidden"
-        )
+        print(f"  the {best} is better by {gap:.2f} nats: raise fit.max_steps, model.layers or model.hidden")
     report["baselines"] = fitted

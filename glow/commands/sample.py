@@ -140,7 +140,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
         hole = image.masked_fill(missing, session.levels // 2)
         rows += [image[None], hole[None], completion.images.cpu()]
         session.save(trace_picture(completion), f"complete_trace_{i}" if len(x) > 1 else "complete_trace")
-        metrics.append(completion.figures())
+        metrics.append(completion.metrics())
         print(
             f"image {i}: {int(missing.sum())} of {missing.numel()} pixels missing; seen ones were off by "
             f"{completion.misfit.mean():.1f} grey levels before they were set; "

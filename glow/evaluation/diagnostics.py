@@ -1,6 +1,6 @@
-"""Whether a trained flow is in order: its latents, where its bits come from, and what inverting it loses.
+"""Diagnosis of a trained flow: its latents, where its bits come from, and what inverting it loses.
 
-``diagnose`` measures; ``glow.evaluation.findings`` says in words what looks wrong, and
+``diagnose`` measures, ``glow.evaluation.findings`` says in words what looks wrong, and
 ``glow.evaluation.diagnostics_picture`` draws.
 """
 
@@ -25,15 +25,15 @@ QUANTILES = np.arange(1, 100) / 100
 """The quantiles in a report, 0.01 .. 0.99."""
 
 KINDS = ("actnorm", "mixing", "coupling", "prior")
-"""The kinds of steps that every table has."""
+"""The kinds of steps that have a column in every table."""
 
 
 @torch.no_grad()
-@np.errstate(all="ignore")  # what is not finite is reported
+@np.errstate(all="ignore")  # the report says what is not finite
 def diagnose(
     flow: Flow, x: Tensor, y: Tensor | None = None, *, seed: int = 0, batch_size: int = 64
 ) -> dict[str, Any]:
-    """Measure a flow on data that it was not trained on. The flow stays as it is, whatever happens.
+    """Measure a flow on data that it was not trained on. The flow is not changed, also where this fails.
 
     The flow is taken apart into its elementary steps, in evaluation mode and the precision of its
     parameters. The report holds numbers, strings and lists only, None for what is not finite:
@@ -59,8 +59,8 @@ def diagnose(
         flow: any flow; its steps are ``flow.bijection.parts()``.
         x: held-out data (N, *event_shape), a few hundred or more.
         y: labels (N,) of a class-conditional flow.
-        seed: decides the dequantization noise, which does not depend on ``batch_size``.
-        batch_size: examples computed at a time; the inputs of all steps are kept for that many.
+        seed: decides the dequantization noise, whatever the ``batch_size``.
+        batch_size: examples computed at a time; it bounds the memory, which holds the inputs of all their steps.
 
     Raises:
         UsageError: there is no data, or the flow does not accept it (see ``Flow.log_prob``).
@@ -125,16 +125,16 @@ def diagnose(
 
 
 class _Trace(NamedTuple):
-    """What a batch of B examples says; T steps, S scales."""
+    """The measurements of a batch of B examples; T steps, S scales."""
 
     log_prob: Tensor  # (B,)
     log_dets: Tensor  # (1 + T + S, B): level correction, steps, normal densities
     latents: list[Tensor]  # S of (B, D)
     largest: Tensor  # (T, B)
     median: Tensor  # (T, B)
-    data: Tensor  # (D, B), as the flow takes it
-    lost: Tensor  # (D, B)
-    extremes: dict[int, tuple[float, float]]  # of the scales of those steps that have some
+    data: Tensor  # (D, B), dequantized
+    lost: Tensor  # (D, B), 1 where a grey level does not come back
+    extremes: dict[int, tuple[float, float]]  # the smallest and largest scale of affine couplings, by step
 
 
 def _trace(flow: Flow, steps: Sequence[Part], x: Tensor, y: Tensor | None, noise: Tensor | None) -> _Trace:
@@ -148,11 +148,11 @@ def _trace(flow: Flow, steps: Sequence[Part], x: Tensor, y: Tensor | None, noise
     extremes = {}
     for i, step in enumerate(steps):
         inputs.append(z)
-        with record_scales(step.bijection) as seen:
+        with record_scales(step.bijection) as recorded:
             z, log_det = step.forward(z, y, latents)
         log_dets.append(log_det)
-        if seen.smallest is not None and seen.largest is not None:
-            extremes[i] = seen.smallest.item(), seen.largest.item()
+        if recorded.smallest is not None and recorded.largest is not None:
+            extremes[i] = recorded.smallest.item(), recorded.largest.item()
     latents.append(z)
     waiting, errors = latents[:-1], []
     for step, known in zip(reversed(steps), reversed(inputs), strict=True):
@@ -178,7 +178,7 @@ def _trace(flow: Flow, steps: Sequence[Part], x: Tensor, y: Tensor | None, noise
 
 
 def _latent_statistics(z: np.ndarray) -> dict[str, Any]:
-    """Of latents (N, D) in float64."""
+    """The statistics of latents (N, D) in a report."""
     n, d = z.shape
     norms = {"mean": None, "sd": None, "ks": None, "quantiles": [None] * len(QUANTILES)}
     found = {
@@ -190,11 +190,11 @@ def _latent_statistics(z: np.ndarray) -> dict[str, Any]:
     }
     if found["finite"] == 1:
         values, squared = z.ravel(), (z * z).sum(1)
-        found |= _of(values, stats.norm)
+        found |= _compared(values, stats.norm)
         if sd := values.std():
             standard = (values - values.mean()) / sd
             found |= {"skewness": (standard**3).mean(), "excess_kurtosis": (standard**4).mean() - 3}
-        norms = _of(squared, stats.chi2(d))
+        norms = _compared(squared, stats.chi2(d))
         norms |= {
             "mean": squared.mean() / d,
             "sd": squared.std(ddof=1) / math.sqrt(2 * d) if n > 1 else None,
@@ -202,7 +202,8 @@ def _latent_statistics(z: np.ndarray) -> dict[str, Any]:
     return {**found, "squared_norm": {**norms, "chi_square": stats.chi2.ppf(QUANTILES, d)}}
 
 
-def _of(values: np.ndarray, expected: Any) -> dict[str, Any]:
+def _compared(values: np.ndarray, expected: Any) -> dict[str, Any]:
+    """Statistics of values, the distance to an expected distribution among them."""
     return {
         "mean": values.mean(),
         "sd": values.std(),
@@ -214,7 +215,7 @@ def _of(values: np.ndarray, expected: Any) -> dict[str, Any]:
 def _scales(
     steps: Sequence[Part], extremes: Sequence[dict[int, tuple[float, float]]], scales: int
 ) -> dict[str, Any] | None:
-    """From the extremes of every batch."""
+    """The scales in a report, from the extremes of every batch."""
     levels: list[list[list[float]]] = [[] for _ in range(scales)]
     for i, step in enumerate(steps):
         if i in extremes[0]:

@@ -19,7 +19,7 @@ def diagnostics_picture(report: dict[str, Any]) -> Tensor:
 
     Per scale the quantiles of latents against a normal's and those of squared norms against chi-square's; then
     bits/dim by scale and kind of step, the round trip's error by depth, the scales of affine couplings and the
-    condition numbers of 1x1 convolutions, where there are any. Depth counts from the data; dotted lines part levels.
+    condition numbers of 1x1 convolutions, where there are any. Depth counts from the data; dotted lines separate levels.
     """
     n = len(report["latents"])
     rows = 1 if n <= 2 else 2  # both kinds of quantiles side by side while there is room

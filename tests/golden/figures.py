@@ -43,7 +43,7 @@ ABSENT = "(absent)"
 
 RUNS: dict[str, list[str]] = {
     "digits": [],
-    "two_moons": ["experiment=two_moons"],
+    "two_moons": ["dataset=two_moons", "optimizer=adam", "schedule=constant"],
     "reverse_kl": ["experiment=reverse_kl"],
     "vae": ["experiment=vae"],
     "made": ["experiment=made"],

@@ -50,22 +50,9 @@ def test_losses(run: str, tmp_path: Path, one_thread: None) -> None:
     assert figures.close(found, LOSSES[run], 1e-4), (found, LOSSES[run])
 
 
-def check(dataset: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Experiments are stored as differences from the dataset without one, datasets as those from the reference."""
-    none = figures.restored(expected.get("none", {}), REFERENCE)
-    wrong = {}
-    for experiment, row in expected.items():
-        reference = REFERENCE if experiment == "none" else none
-        full = figures.expected_settings(row, reference, (dataset, experiment))
-        if change := figures.difference(found[experiment], full):
-            wrong[experiment] = {k: (v, full.get(k, figures.ABSENT)) for k, v in change.items()}
-    assert not wrong, f"(found, expected): {wrong}"
-
-
-@pytest.mark.parametrize("dataset", sorted(set(CONFIGURATIONS) - {"reference", "experiments"}))
-def test_configurations(dataset: str) -> None:
-    check(dataset, figures.configurations(dataset), CONFIGURATIONS[dataset])
-
-
-def test_experiments() -> None:
-    check("experiments", figures.experiments(), CONFIGURATIONS["experiments"])
+def test_the_paper_s_recipe_is_the_paper_s() -> None:
+    none = figures.restored(CONFIGURATIONS["cifar10"].get("none", {}), REFERENCE)
+    expected = figures.expected_settings(
+        CONFIGURATIONS["cifar10"]["cifar10_paper"], none, ("cifar10", "cifar10_paper")
+    )
+    assert not figures.difference(figures.settings(["experiment=cifar10_paper"]), expected)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from glow.bijections import ActNorm
+from glow.bijections import ActNorm, Repeated
 from glow.commands.main import CONF
 from glow.data.digits import Digits
 from glow.data.toy import Toy
@@ -191,12 +191,13 @@ def test_a_step_of_a_level_is_named() -> None:
     class Overflow(Inject):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
             if self.due(trainer):  # finite weights whose product is not
-                step = module.flow.bijection.levels[0].steps
+                step = next(m for m in module.flow.modules() if isinstance(m, Repeated)).step
                 step.steps[2].network[4].bias.data[1] = 3e38
                 step.steps[2].network[4].logs.data[1] = 3
 
     with pytest.raises(
-        NonFiniteError, match=r"the output of flow\.bijection\.levels\.0\.steps\.\S+ \(call 2\) is not finite"
+        NonFiniteError,
+        match=r"the output of flow\.bijection\.levels\.0\.steps\.1\.\S+ \(call 2\) is not finite",
     ):
         trained(images(), Overflow())
 

@@ -39,7 +39,7 @@ def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
     module, trainer = trained([record], max_epochs=3)
     assert record.losses[-1] < record.losses[0] - 0.3
     data = trainer.datamodule
-    x = data.splits["val"][0]
+    x = data.arrays("val")[0]
     batches = list(data.val_dataloader())
     module.eval()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_bits_per_dim_of_an_independent_gaussian_is_reached() -> None:
     """The loss is comparable with a model fitted by hand: it must beat independent Gaussians per pixel."""
     _, trainer = trained(max_epochs=25)
     data = trainer.datamodule
-    train, val = (data.splits[s][0].double() + 0.5 for s in ("train", "val"))
+    train, val = (data.arrays(s)[0].double() + 0.5 for s in ("train", "val"))
     gaussian = torch.distributions.Normal(train.mean(0), train.std(0) + 0.3)
     baseline = -gaussian.log_prob(val).flatten(1).sum(1).mean() / (64 * math.log(2))
     assert trainer.callback_metrics["val/bpd"] < baseline - 0.3
@@ -158,7 +158,7 @@ class TestPrecision:
 def load_digits_test() -> torch.Tensor:
     data = digits()
     data.setup("test")
-    return data.splits["test"][0][:64]
+    return data.arrays("test")[0][:64]
 
 
 def test_twenty_seeds_of_fifty_steps_stay_finite() -> None:
@@ -168,7 +168,7 @@ def test_twenty_seeds_of_fifty_steps_stay_finite() -> None:
     for seed in range(20):
         torch.manual_seed(seed)
         flow = build({**GLOW, "depth": 4})
-        x = data.splits["train"][0]
+        x = data.arrays("train")[0]
         flow.initialize(x[:256])
         optimizer = torch.optim.Adamax(flow.parameters(), 1e-3)
         for _ in range(50):
