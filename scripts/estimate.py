@@ -40,6 +40,9 @@ from contenders import Contender
 from memory_use import peak_memory
 
 from glow.commands.main import compose
+from glow.flows import build
+from glow.resilience.run_folder import option
+from glow.training import MaximumLikelihood
 
 TRAINING_IMAGES = {"digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000}
 CHECKPOINTS = 4

@@ -176,7 +176,7 @@ def ood_picture(
         for v, name, colour in zip(values, names, ("tab:blue", "tab:orange"), strict=True):
             axes.hist(v.clip(low, high), bins, density=True, alpha=0.6, color=colour, label=name)
         axes.set(title=f"{score}: AUROC {report['auroc'][score]:.3f}", xlabel="bits/dim", yticks=[])
-        axes.legend()
+        axes.legend(loc="upper right")  # "best" takes long to find
     return figure_to_tensor(figure)
 
 

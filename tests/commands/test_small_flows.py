@@ -149,7 +149,7 @@ def test_exported_models_come_back(recipe: str, tmp_path: Path) -> None:
     [
         (["experiment=reverse_kl", "dataset=digits", "model=glow_small"], "choose one of the datasets in the plane"),
         (["experiment=reverse_kl", "dataset=checkerboard"], "nowhere zero"),
-        (["dataset=digits", "model=made"], "grey_levels=2"),
+        (["dataset=digits", "model=made"], "grey_levels must be 2"),
         (["dataset=digits", "model=planar"], "vectors"),
         (["dataset=banana", "model.base=cauchy"], "base='cauchy' is not one of"),
         (["dataset=banana", "objective=reverse_kl", "dataset.noise=0"], "nowhere zero"),

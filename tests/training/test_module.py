@@ -139,7 +139,7 @@ class TestPrecision:
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(module.flow.decode(module.flow.encode(x)), x)
             noise = torch.rand(x.shape)
-            real = module.flow.dequantize(x, noise=noise)[0]
+            real = module.flow.dequantization(x, noise)[0]
             z, log_det = module.flow.bijection(real)
             back, inverse_log_det = module.flow.bijection.inverse(z)
         # A last float32 bit that flips in the conditioning half can flip a bf16 one: well below a grey level.
