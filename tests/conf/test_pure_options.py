@@ -103,14 +103,19 @@ def test_a_dataset_chooses_options_and_writes_into_none(dataset: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), CHOICES)
 def test_what_is_typed_is_used_with_every_dataset(group: str, option: str) -> None:
-    """One dataset of each kind; all of them in the slow test below."""
-    for dataset in ("digits", "fashion_mnist", "cifar10", "image_folder", "rings"):
+    """One dataset of images and one of points; all of them in the slow test below."""
+    for dataset in ("fashion_mnist", "rings"):
         check(dataset, None, **{group: option})
 
 
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
-def test_what_is_typed_is_used_with_every_experiment(experiment: str) -> None:
+def test_an_experiment_chooses_options(experiment: str) -> None:
     check(dataset_of(experiment), experiment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+def test_what_is_typed_is_used_with_every_experiment(experiment: str) -> None:
     for group, option in CHOICES:
         check(dataset_of(experiment), experiment, **{group: option})
 
