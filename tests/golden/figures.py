@@ -259,14 +259,22 @@ def examples(name: str, n: int, seed: int) -> tuple[Tensor, Tensor | None, Tenso
 
 
 def perturbed(name: str) -> nn.Module:
-    """The model in float64, initialized from data, after every parameter has moved: no coupling is the identity.
+    """The model in float64 with other weights, which are the same on every processor, then initialized from data.
 
-    How a parameter moves depends on its shape alone, neither on names nor on the order of parameters.
+    What is drawn in float32, or computed from it, differs between processors in the last bits. So what was drawn is drawn
+    anew in float64, a third as large; what was constant moves, so that no coupling is the identity. How, depends on a
+    parameter's values and shape alone, neither on names nor on the order of parameters.
     """
     model = seeded(name).double()
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype) + 1).view_as(p)
+            if (p == p.flatten()[0]).all():
+                p += 0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype) + 1).view_as(p)
+            else:  # few digits of both figures, which the last bits do not reach
+                seed, deviation = int(10 * p.abs().sum()), float(f"{p.std():.2g}")
+                p.copy_((random(*p.shape, seed=seed) - 0.5) * deviation)
+                if p.dim() in (2, 3) and p.shape[-1] == p.shape[-2]:  # a matrix, perhaps one to invert
+                    p += torch.eye(p.shape[-1], dtype=p.dtype)
     initialize(model, *examples(name, 32, seed=1))
     return model.eval()
 

@@ -17,6 +17,10 @@ def golden(name: str) -> dict[str, Any]:
 
 
 WEIGHTS, DENSITIES, LOSSES, CONFIGURATIONS = map(golden, ("weights", "densities", "losses", "configurations"))
+LATE = {"digits": 5e-3, "realnvp_digits": 1e-3}
+"""Tolerances after ten steps, where rounding has grown: two threads change the last losses of digits by 6e-4, another
+processor's instructions by 1e-3, those of realnvp_digits by 8e-5; of the others by less than 3e-6."""
+
 REFERENCE = CONFIGURATIONS["reference"]
 
 
@@ -43,16 +47,31 @@ def test_densities(name: str, one_thread: None) -> None:
         assert figures.close(found[key], expected, tolerance), (key, found[key], expected)
 
 
+@pytest.mark.filterwarnings("ignore")  # of how long the whole run would take, on a busy machine
 @pytest.mark.parametrize("run", LOSSES)
 def test_losses(run: str, tmp_path: Path, one_thread: None) -> None:
-    found = figures.losses(run, tmp_path)
+    found, expected = figures.losses(run, tmp_path), LOSSES[run]
     assert torch.get_num_threads() == 1
-    assert figures.close(found, LOSSES[run], 1e-4), (found, LOSSES[run])
+    assert figures.close(found[:10], expected[:10], 1e-4), (found, expected)
+    assert figures.close(found, expected, LATE.get(run, 1e-4)), (found, expected)
 
 
-def test_the_paper_s_recipe_is_the_paper_s() -> None:
-    none = figures.restored(CONFIGURATIONS["cifar10"].get("none", {}), REFERENCE)
-    expected = figures.expected_settings(
-        CONFIGURATIONS["cifar10"]["cifar10_paper"], none, ("cifar10", "cifar10_paper")
-    )
-    assert not figures.difference(figures.settings(["experiment=cifar10_paper"]), expected)
+def check(dataset: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Experiments are stored as differences from the dataset without one, datasets as those from the reference."""
+    none = figures.restored(expected.get("none", {}), REFERENCE)
+    wrong = {}
+    for experiment, row in expected.items():
+        reference = REFERENCE if experiment == "none" else none
+        full = figures.expected_settings(row, reference, (dataset, experiment))
+        if change := figures.difference(found[experiment], full):
+            wrong[experiment] = {k: (v, full.get(k, figures.ABSENT)) for k, v in change.items()}
+    assert not wrong, f"(found, expected): {wrong}"
+
+
+@pytest.mark.parametrize("dataset", sorted(set(CONFIGURATIONS) - {"reference", "experiments"}))
+def test_configurations(dataset: str) -> None:
+    check(dataset, figures.configurations(dataset), CONFIGURATIONS[dataset])
+
+
+def test_experiments() -> None:
+    check("experiments", figures.experiments(), CONFIGURATIONS["experiments"])
