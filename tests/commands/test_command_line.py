@@ -76,6 +76,7 @@ class TestCommandLine:
         ):
             assert text in result.stdout, text
 
+    @pytest.mark.slow
     def test_sampling_and_measuring(self, tmp_path: Path, tiny_run: Path, picture_folder: Path) -> None:
         """With data of another name, by Hydra's own group."""
         other = ("dataset=image_folder", f"dataset.root={picture_folder}")

@@ -27,7 +27,7 @@ from glow.checkpoint import HEADER, read_model, resolve
 from glow.commands.main import CONF, compose, main
 from glow.errors import UsageError
 
-EXAMPLES = int(os.environ.get("GLOW_FUZZ", "40"))
+EXAMPLES = int(os.environ.get("GLOW_FUZZ", "50"))
 """Of each kind."""
 
 FUZZ = settings(
@@ -106,6 +106,7 @@ def ends_well(arguments: list[str]) -> None:
         assert [line.startswith("error: ") for line in lines].count(True) == 1, stderr.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 @FUZZ
 @given(st.sampled_from(BASES), st.one_of(mistyped_key, mistyped_option, wrong_value))

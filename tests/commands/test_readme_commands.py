@@ -32,7 +32,13 @@ def page_commands(program: str, *pages: str) -> list[str]:
     return sorted({command.strip() for command in commands if not ELSEWHERE.search(command)})
 
 
-@pytest.mark.parametrize("command", page_commands("train", "README.md"))
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=pytest.mark.slow if "compile=true" in c else ())
+        for c in page_commands("train", "README.md")
+    ],
+)
 def test_commands_of_the_readme(
     run: Run, command: str, fake_mnist: Path, fake_cifar: Path, picture_folder: Path
 ) -> None:
