@@ -7,8 +7,8 @@
 Everything that is compared runs in turns, round after round in one process, so that a machine that is slow for a while is
 slow for all; the tables show medians, with the fastest and slowest round. Contenders:
 
-    ours             ``glow.flows.glow`` as it trains; bf16 means bf16 coupling networks; step and reversible are
-                     ``model.recompute``; compiled is ``compile=true``; plain is the same flow module by module, which
+    ours             ``glow.flows.Glow`` as it trains; bf16 means bf16 coupling networks; step and reversible are
+                     ``model.recompute``; compiled is ``compile=true``; unfused is the same flow module by module, which
                      is for reading and testing (it also takes its modules apart in every call)
     normflows        its multi-scale Glow, as in its CIFAR-10 example (``pip install -e '.[bench]'``)
     floor            the coupling networks alone: the same convolutions and ReLU, forward, backward and
@@ -16,8 +16,6 @@ slow for all; the tables show medians, with the fastest and slowest round. Conte
 
 Writes benchmark.json and benchmark.png into ``--out``.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -41,7 +39,7 @@ from memory_use import activations, largest_batch
 from glow.commands.allocator import keep_freed_memory
 from glow.evaluation.bits import bits_per_dim
 from glow.fused import unfused
-from glow.fused.products import mkldnn_has
+from glow.fused.products import has_fast_kernels
 
 
 def synchronize(device: torch.device) -> None:
@@ -72,7 +70,7 @@ def arithmetic_peak(device: torch.device) -> dict[str, float]:
     """
     peak = {}
     for dtype in (torch.float32, torch.bfloat16):
-        emulated = device.type == "cpu" and not mkldnn_has(dtype)
+        emulated = device.type == "cpu" and not has_fast_kernels(dtype)
         n = 8192 if device.type == "cuda" else 256 if emulated else 2048
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         kernel, image = a.view(n, n, 1, 1), b.view(1, n, n, 1)
@@ -86,7 +84,7 @@ def arithmetic_peak(device: torch.device) -> dict[str, float]:
 
 
 def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
-    """Bits/dim by which an image's log-prob differs from the plain float64 flow's, and the round-trip error."""
+    """Bits/dim by which an image's log-prob differs from the unfused float64 flow's, and the round-trip error."""
     contender = ours(size, torch.device("cpu"))
     flow = contender.model
     generator = torch.Generator().manual_seed(0)
@@ -117,8 +115,8 @@ def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
 def startup() -> float:
     """Seconds from ``python train.py`` to the end of the first training step, on the embedded digits."""
     code = (
-        "import os, sys; from glow.training import FlowModule; from glow.commands.main import main; from glow.commands.train import train;"
-        "FlowModule.on_train_batch_end = lambda *a: os._exit(0); main(train, 'train')"
+        "import os; from glow.commands.main import main; from glow.training import MaximumLikelihood;"
+        "MaximumLikelihood.on_train_batch_end = lambda *a: os._exit(0); main('glow.commands.train:train', 'train')"
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

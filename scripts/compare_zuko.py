@@ -21,8 +21,6 @@ which are the same for all: differences are known better than the standard error
 Samples per second are from the median of five times 10,000 draws.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -36,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.data import Toy
-from glow.flows import maf, nsf, realnvp
+from glow.flows import MAF, NSF, RealNVP
 
 LAYERS, HIDDEN, BINS, BATCH, DRAWS = 6, 64, 8, 256, 10_000
 
@@ -70,13 +68,13 @@ def contenders() -> dict[str, Callable[[], Any]]:
     common = {"features": 2, "transforms": LAYERS, "hidden_features": (HIDDEN, HIDDEN)}
     splines = {"univariate": MonotonicRQSTransform, "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
     return {
-        "ours realnvp": lambda: realnvp([2], **size),
+        "ours realnvp": lambda: RealNVP([2], **size),
         "zuko realnvp": lambda: Zuko(flows.NICE(**common)),
-        "ours nsf": lambda: nsf([2], bins=BINS, **size),
+        "ours nsf": lambda: NSF([2], bins=BINS, **size),
         "zuko nsf": lambda: Zuko(flows.NICE(**common, **splines)),
-        "ours nsf-ar": lambda: nsf([2], bins=BINS, autoregressive=True, **size),
+        "ours nsf-ar": lambda: NSF([2], bins=BINS, autoregressive=True, **size),
         "zuko nsf-ar": lambda: Zuko(flows.NSF(**common, bins=BINS)),
-        "ours maf": lambda: maf([2], **size),
+        "ours maf": lambda: MAF([2], **size),
         "zuko maf": lambda: Zuko(flows.MAF(**common)),
     }
 

@@ -1,7 +1,5 @@
 """What ``scripts/benchmark.py`` compares: models with a loss and a sampler, made by name."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from glow.evaluation.bits import bits_per_dim
-from glow.flows import glow
+from glow.flows import Glow
 from glow.fused import unfused
-from glow.training.optimizers import build_optimizer
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"image": (3, 8, 8), "levels": 2, "depth": 2, "width": 8, "batch": 4},
     "small": {"image": (3, 32, 32), "levels": 3, "depth": 8, "width": 128, "batch": 32},
     "paper": {"image": (3, 32, 32), "levels": 3, "depth": 32, "width": 512, "batch": 256},
 }
-ADAMAX = {"name": "adamax", "lr": 1e-4}
 
 
 @dataclass
@@ -45,7 +41,7 @@ class Contender:
             if what == "train":
                 result.backward()
                 if self.optimizer is None:
-                    self.optimizer = build_optimizer(self.model.parameters(), ADAMAX)
+                    self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=1e-4)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
 
@@ -85,9 +81,8 @@ def ours(
     size: dict[str, Any], device: torch.device, low: bool = False, compiled: bool = False, **options: Any
 ) -> Contender:
     x = torch.randint(256, (size["batch"], *size["image"]), dtype=torch.uint8, device=device)
-    flow = glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options).to(
-        device
-    )
+    flow = Glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options)
+    flow.to(device)
     flow.initialize(x[:64])
     if compiled:
         flow.compile()
@@ -98,7 +93,7 @@ def ours(
     return Contender(flow, loss, lambda: flow.sample(size["batch"]), low)
 
 
-def ours_plain(size: dict[str, Any], device: torch.device) -> Contender:
+def ours_unfused(size: dict[str, Any], device: torch.device) -> Contender:
     contender = ours(size, device)
     contender.context = lambda: unfused(contender.model)
     return contender
@@ -144,7 +139,7 @@ def contenders(
         "floor bf16 channels_last": lambda: floor(size, device, channels_last=True, low=True),
         "normflows": lambda: normflows(size, device),
         "normflows bf16": lambda: normflows(size, device, low=True),
-        "ours plain": lambda: ours_plain(size, device),
+        "ours unfused": lambda: ours_unfused(size, device),
         "ours": lambda: ours(size, device),
         "ours bf16": lambda: ours(size, device, low=True),
         "ours step": lambda: ours(size, device, recompute="step"),

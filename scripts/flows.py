@@ -8,8 +8,6 @@
 Runs live in ``--out``; a run that is finished is read, not repeated, so that an interrupted call goes on where it was.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -21,8 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 ROOT = Path(__file__).resolve().parents[1]
 
 TOYS = (
@@ -33,7 +29,10 @@ FAMILIES = {
     "planar": "", "radial": "", "made": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
 DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
-REVERSE = {"nsf": "experiment=reverse_kl", "planar": "experiment=reverse_kl model=planar model.direction=sampling"}
+REVERSE = {
+    "nsf": "experiment=reverse_kl",
+    "planar": "experiment=reverse_kl model=planar model.direction=sampling",
+}
 POSTERIORS = ("gaussian", "planar", "iaf")
 DEPTHS = (1, 2, 4, 8, 16)
 
@@ -126,6 +125,8 @@ def truths(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
 
 def draw_depth(results: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
     """Test negative log-likelihood against the number of layers, a line per family, and the entropy."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), dpi=80, layout="constrained")
     axes = figure.subplots()
     good = {key: r for key, r in results.items() if "error" not in r}
