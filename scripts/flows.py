@@ -86,7 +86,9 @@ def train(table: str, args: argparse.Namespace, key: tuple[str, str], overrides:
         evaluate = [
             sys.executable, "evaluate.py", f"ckpt={args.out.resolve() / name}", "draws=200", "bound=iw", "weights=ema",
         ]  # fmt: skip
-        done = subprocess.run(evaluate, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(evaluate, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return {"error": (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}
         [report] = (args.out / name / "evaluation").glob("*/evaluation.json")
         results["iw"] = json.loads(report.read_text())["weights"]["ema"]["mean"]
     return results
