@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-fast faults bench lint format lock clean
+.PHONY: install train test test-slow faults bench lint format lock clean
 
 install: $(INSTALLED)
 
@@ -22,8 +22,9 @@ train: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
-test-fast: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not faults" $(ARGS)
+# The rest of what CI runs: tests of many seconds each.
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not faults" $(ARGS)
 
 # What takes minutes: killing a run twenty times and the like; figures in docs/reliability.md.
 faults: $(INSTALLED)

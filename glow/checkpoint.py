@@ -1,13 +1,12 @@
 """Trained flows on disk: a run's folder, a Lightning checkpoint, or a safetensors file."""
 
-from __future__ import annotations
-
 import errno
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,14 @@ from glow.flows import build
 OTHER_VERSION = "was written by another version of this program, whose weights have other names"
 HEADER = "glow"
 """The key of a safetensors file's metadata that holds the configuration, as JSON."""
+
+Classes = Mapping[str, Callable[..., Any]]
+"""Classes of the caller's own by their dotted paths. A file can ask for these and for the tables' alone."""
+
+DATA_KEYS = ("event_shape", "image_shape", "shape", "grey_levels", "classes")
+"""Numbers of a model's configuration that describe the data, and of which nothing is made as often."""
+MOST_PARTS = 1_000
+"""So many of anything a configuration may ask for even where no weight shows it."""
 
 
 @dataclass(frozen=True)
@@ -55,66 +62,118 @@ class SavedModel:
         """The run's folder if the file is a checkpoint in one, else the file's own."""
         return self.path.parents[1] if self.path.parent.name == "checkpoints" else self.path.parent
 
-    def flow(self, weights: str | None = None) -> Distribution:
+    def flow(self, weights: str | None = None, classes: Classes = {}) -> Distribution:  # noqa: B006
         """The flow, or other density, in evaluation mode, on the CPU.
 
         Args:
             weights: ``ema`` or ``raw``; None for the best there are.
+            classes: the caller's own, by the dotted paths that ``_target_`` of the configuration may name.
 
         Raises:
-            UsageError: no such weights in the file, or they are of another version of the program.
+            UsageError: no such weights in the file, they do not fit the model that it describes, or that model
+                needs a class that is neither of this program nor of ``classes``.
         """
         chosen = self.best if weights is None else weights
         check_choice("weights", chosen, self.weights)
+        state = self.weights[chosen]
+        _check_counts(self.path, self.model, state)
         try:
-            flow = build(self.model)
-            flow.load_state_dict(self.weights[chosen])
+            # Of "meta" tensors there are only shapes: a file gets no more memory than its own weights take. A class
+            # of the caller's own may need real tensors, and is trusted.
+            with torch.device("cpu" if classes else "meta"):
+                flow = build(self.model, classes)
         except UsageError as error:
             raise UsageError(
-                f"{self.path} was written by another version of this program: {error}"
+                f"{self.path} was written by another version of this program, or with classes of your own: {error}"
             ) from error
-        except RuntimeError as error:
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            raise UsageError(f"{self.path} does not describe a model that can be built: {error}") from error
+        try:
+            built = flow.state_dict()
+            flow.load_state_dict({k: _as(v, built.get(k)) for k, v in state.items()}, assign=True)
+        except (RuntimeError, TypeError, KeyError) as error:
             raise UsageError(f"{self.path} {OTHER_VERSION}: use that version, or train anew") from error
+        if any(tensor.is_meta for tensor in chain(flow.parameters(), flow.buffers())):
+            raise UsageError(f"{self.path} does not hold all weights of its model")
         return flow.eval()
 
-    def export(self, path: Path, weights: str | None = None) -> None:
-        """Write one kind of weights as safetensors, with the configuration in the header."""
+    def export(self, path: Path, weights: str | None = None, classes: Classes = {}) -> None:  # noqa: B006
+        """Write one kind of weights as safetensors, with the configuration in the header; see ``flow``."""
         chosen = self.best if weights is None else weights
-        flow = self.flow(chosen)
-        tensors = {k: v.contiguous() for k, v in flow.state_dict().items() if isinstance(v, Tensor)}
-        about = {"model": self.model, "dataset": self.dataset, "seed": self.seed, "steps": self.steps}
-        header = {"format": "pt", HEADER: json.dumps(about | {"weights": chosen})}
+        state = self.flow(chosen, classes).state_dict()
+        tensors = {k: v.contiguous() for k, v in state.items() if isinstance(v, Tensor)}
+        metadata = {"model": self.model, "dataset": self.dataset, "seed": self.seed, "steps": self.steps}
+        header = {"format": "pt", HEADER: json.dumps(metadata | {"weights": chosen})}
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path, metadata=header)
 
 
-def load(path: str | Path, weights: str | None = None) -> Distribution:
+def _as(value: Any, like: Any) -> Any:
+    """A copy of a tensor in the type of another; anything else as it is."""
+    both = isinstance(value, Tensor) and isinstance(like, Tensor)
+    return value.to(like.dtype, copy=True) if both else value
+
+
+def _check_counts(path: Path, model: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Refuse numbers of layers that the weights cannot have: building them would take for ever even without memory."""
+    sizes = [size for value in state.values() if isinstance(value, Tensor) for size in value.shape]
+    most = max(MOST_PARTS, len(state), *sizes, 0)
+    for name, number in _integers(model, "model"):
+        if number > most:
+            raise UsageError(f"{path} says {name}={number:,}, and its weights are of a smaller model")
+
+
+def _integers(value: Any, name: str) -> Iterator[tuple[str, int]]:
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            if key not in DATA_KEYS:
+                yield from _integers(below, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for below in value:
+            yield from _integers(below, name)
+    elif isinstance(value, int):
+        yield name, value
+
+
+def load(
+    path: str | Path,
+    weights: str | None = None,
+    classes: Classes = {},  # noqa: B006
+) -> Distribution:
     """A trained flow, or other density, in evaluation mode, on the CPU.
 
     Args:
         path: a run's folder (its best checkpoint is taken), a ``.ckpt`` or a ``.safetensors`` file.
         weights: ``ema`` or ``raw``; None for the averaged ones where there are some.
+        classes: the caller's own classes that the model was trained with: ``{"mypkg.Net": mypkg.Net}``.
 
     Raises:
-        UsageError: there is no such file, it is no checkpoint, is cut short, is of another version, or asks to
-            run code.
+        UsageError: there is no such file, it is no checkpoint, is cut short, is of another version, holds
+            pickled code, or needs a class that is not in ``classes``.
     """
-    return read_model(resolve(path)).flow(weights)
+    return read_model(resolve(path)).flow(weights, classes)
 
 
 def resolve(path: str | Path | None, output_dir: str | Path = "outputs") -> Path:
-    """The file that a run's folder, a file, or None (the newest run below ``output_dir``) means.
+    """The file that a run's folder, a file, or None means.
+
+    None is the newest run below ``output_dir``, but for those below a folder ``debug``.
 
     Raises:
         UsageError: there is none.
     """
     if path is None:
-        found = sorted(Path(output_dir).rglob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
+        runs = [
+            p
+            for p in Path(output_dir).rglob("checkpoints/*.ckpt")
+            if "debug" not in p.relative_to(output_dir).parts
+        ]
+        if not runs:
             raise UsageError(
-                f"there is no run in output_dir={output_dir} yet: train one, or name a file with ckpt="
+                f"there is no run in output_dir={output_dir} yet (those below debug do not count): train one, or "
+                "name a file with ckpt="
             )
-        path = found[-1].parents[1]
+        path = max(runs, key=lambda p: p.stat().st_mtime).parents[1]
     path = Path(path)
     if path.is_file():
         return path
@@ -152,15 +211,16 @@ def _read_checkpoint(path: Path) -> SavedModel:
     except Exception as error:  # whatever the reader of a damaged file runs into
         if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
             raise UsageError(
-                f"{path} asks to run code, which a checkpoint of this program does not; it was not opened"
+                f"{path} holds pickled code; a checkpoint of this program has only tensors and plain values. It was "
+                "not loaded"
             ) from error
         raise UsageError(f"{path} is no checkpoint, or is damaged ({type(error).__name__})") from error
     if not isinstance(content, dict) or not {"hyper_parameters", "state_dict"} <= content.keys():
         raise UsageError(
             f"{path} is no checkpoint of this program: it has no hyper_parameters and state_dict"
         )
-    about = content["hyper_parameters"]
-    if not isinstance(about, Mapping):
+    metadata = content["hyper_parameters"]
+    if not isinstance(metadata, Mapping):
         raise UsageError(f"{path} is no checkpoint of this program: its hyper_parameters have no names")
     states: dict[str, Any] = {"raw": content["state_dict"]}
     if "current_model_state" in content:
@@ -173,7 +233,7 @@ def _read_checkpoint(path: Path) -> SavedModel:
         kind: {k.removeprefix("flow."): v for k, v in state.items() if k.startswith("flow.")}
         for kind, state in states.items()
     }
-    return _checked(path, dict(about, steps=content.get("global_step", 0)), weights)
+    return _validated(path, dict(metadata, steps=content.get("global_step", 0)), weights)
 
 
 def _is_whole(path: Path) -> bool:
@@ -197,17 +257,17 @@ def _read_safetensors(path: Path) -> SavedModel:
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is no safetensors file, or is cut short ({error})") from error
     try:
-        about = json.loads(header or "")
-        weights = {about["weights"]: tensors | {"_extra_state": {"initialized": True}}}
+        metadata = json.loads(header or "")
+        weights = {str(metadata["weights"]): tensors | {"_extra_state": {"initialized": True}}}
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} was not exported by this program: its header does not say which model the weights are of"
         ) from error
-    return _checked(path, about, weights)
+    return _validated(path, metadata, weights)
 
 
-def _checked(path: Path, about: Mapping[str, Any], weights: dict[str, dict[str, Any]]) -> SavedModel:
-    model, dataset, seed, steps = (about.get(k) for k in ("model", "dataset", "seed", "steps"))
+def _validated(path: Path, metadata: Mapping[str, Any], weights: dict[str, dict[str, Any]]) -> SavedModel:
+    model, dataset, seed, steps = (metadata.get(k) for k in ("model", "dataset", "seed", "steps"))
     if not isinstance(model, Mapping) or not isinstance(dataset, Mapping | None):
         raise UsageError(f"{path} does not say which model its weights are of")
     if not isinstance(seed, int) or not isinstance(steps, int) or seed < 0:

@@ -4,8 +4,6 @@ Everything random in training (order, shifts, dequantization noise) comes from a
 seed and its place in the run, so that a resumed run and an uninterrupted one are the same to the last bit.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

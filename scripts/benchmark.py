@@ -9,7 +9,7 @@ slow for all; the tables show medians, with the fastest and slowest round. Conte
 
     ours             ``glow.flows.Glow`` as it trains; bf16 means bf16 coupling networks; step and reversible are
                      ``model.recompute``; compiled is ``compile=true``; unfused is the same flow module by module, which
-                     is for reading and testing (it also takes its modules apart in every call)
+                     is for reading and testing
     normflows        its multi-scale Glow, as in its CIFAR-10 example (``pip install -e '.[bench]'``)
     floor            the coupling networks alone: the same convolutions and ReLU, forward, backward and
                      optimizer, no flow. "channels_last" and "bf16" are the ways to make PyTorch run them faster

@@ -87,7 +87,7 @@ def two_moons() -> tuple[Tensor, Tensor]:
     )  # fmt: skip
     data.setup("fit")
     data.setup("test")
-    return data.splits["train"][0], data.splits["test"][0]
+    return data.arrays("train")[0], data.arrays("test")[0]
 
 
 def batches(x: Tensor, steps: int, seed: int) -> Iterator[Tensor]:

@@ -187,13 +187,13 @@ def main() -> None:
     OmegaConf.resolve(cfg)
     if len(cfg.dataset.get("shape", ())) != 3 or not cfg.dataset.grey_levels:
         args.parser.error("images only: dataset=cifar10, for example")
-    args.training_images = args.training_images or TRAINING_IMAGES.get(cfg.dataset.name)
+    args.training_images = args.training_images or TRAINING_IMAGES.get(option(cfg, "dataset"))
     if args.training_images is None:
-        args.parser.error(f"argument --training-images: is needed for dataset={cfg.dataset.name}")
+        args.parser.error(f"argument --training-images: is needed for dataset={option(cfg, 'dataset')}")
     size = measure(cfg, args.activations_mb)
     kept = size["weights"] + size["averaged"] + size["optimizer"]
     print(
-        f"{option(cfg, 'model')} on {cfg.dataset.name}, {cfg.trainer.precision}: weights {size['weights'] / 1e6:,.1f} MB, "
+        f"{option(cfg, 'model')} on {option(cfg, 'dataset')}, {cfg.trainer.precision}: weights {size['weights'] / 1e6:,.1f} MB, "
         f"optimizer {size['optimizer'] / 1e6:,.1f} MB, activations {size['activations'] / 1e6:,.2f} MB per image, "
         f"a checkpoint {kept / 1e6:,.1f} MB, {CHECKPOINTS} at most: {CHECKPOINTS * kept / 1e6:,.1f} MB"
     )

@@ -1,10 +1,11 @@
 """Trained flows come back from folders, checkpoints and safetensors files; anything else is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import glow
 from glow import load
 from glow.checkpoint import read_model, resolve
 from glow.errors import UsageError
@@ -55,7 +57,7 @@ def test_averaged_weights_are_preferred_and_raw_ones_can_be_had(folder: Path, tm
     content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert same(load(folder), load(folder, weights="ema"))
     assert not same(load(folder), load(folder, weights="raw"))
-    key = "bijection.levels.0.steps.steps.0.logs"
+    key = "bijection.levels.0.steps.1.step.steps.0.logs"
     assert torch.equal(load(folder, "raw").state_dict()[key], content["current_model_state"][f"flow.{key}"])
     read_model(resolve(folder)).export(tmp_path / "raw.safetensors", "raw")
     assert same(load(tmp_path / "raw.safetensors"), load(folder, weights="raw"))
@@ -71,6 +73,31 @@ def test_the_newest_run_is_found(folder: Path) -> None:
     for file in (folder / "checkpoints").iterdir():
         os.utime(file, (2e9, 2e9))
     assert resolve(None, folder.parent) == folder / "checkpoints" / "best.ckpt"
+
+
+def test_debug_runs_are_not_taken(folder: Path, tmp_path: Path) -> None:
+    debug = Path(shutil.copytree(folder, folder.parent / "debug" / "tiny"))
+    for file in (debug / "checkpoints").iterdir():
+        os.utime(file, (2e9, 2e9))
+    assert resolve(None, folder.parent) == folder / "checkpoints" / "best.ckpt"
+    assert resolve(None, folder.parent / "debug") == debug / "checkpoints" / "best.ckpt"
+    shutil.rmtree(folder)
+    with pytest.raises(UsageError, match="no run in output_dir=.*debug do not count"):
+        resolve(None, folder.parent)
+
+
+def test_importing_glow_needs_nothing_but_torch() -> None:
+    """And ``glow.load`` is there when it is asked for."""
+    slow = (
+        "('safetensors', 'hydra', 'omegaconf', 'lightning', 'torchvision', 'scipy', 'sklearn', 'matplotlib')"
+    )
+    for names in ("glow", "glow.flows", "glow.bijections, glow.networks, glow.distributions"):
+        program = f"import sys, {names}; print([m for m in {slow} if m in sys.modules])"
+        found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "[]", (names, found.stdout)
+    assert glow.load is load
+    with pytest.raises(AttributeError, match="module 'glow' has no attribute 'laod'"):
+        _ = glow.laod  # type: ignore[attr-defined]
 
 
 class TestRefusals:
@@ -118,7 +145,7 @@ class TestRefusals:
                 return (Path.touch, (tmp_path / "it_ran",))
 
         torch.save({"hyper_parameters": {"model": {}}, "state_dict": {}, "x": Attack()}, tmp_path / "a.ckpt")
-        with pytest.raises(UsageError, match="asks to run code"):
+        with pytest.raises(UsageError, match="holds pickled code"):
             load(tmp_path / "a.ckpt")
         assert not (tmp_path / "it_ran").exists()
 
@@ -160,3 +187,40 @@ class TestRefusals:
         torch.save(content, tmp_path / "other.ckpt")
         with pytest.raises(UsageError, match="was written by another version of this program"):
             load(tmp_path / "other.ckpt")
+
+    def test_a_model_that_would_take_for_ever_or_all_memory(self, folder: Path, tmp_path: Path) -> None:
+        """Its weights are small, so that nothing large may be built."""
+        content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+        model = dict(content["hyper_parameters"]["model"])
+        start = time.process_time()
+        for change in ({"depth": 10**6}, {"width": 10**9}, {"depth": 900}, {"width": 999}, {"levels": 10**9}):
+            content["hyper_parameters"]["model"] = model | change
+            torch.save(content, tmp_path / "large.ckpt")
+            with pytest.raises(
+                UsageError, match=r"large\.ckpt (says|was written by another version|does not)"
+            ):
+                load(tmp_path / "large.ckpt")
+        assert time.process_time() - start < 60
+
+    def test_weights_that_are_none(self, folder: Path, tmp_path: Path) -> None:
+        """Shapes without values, or other things in the place of weights."""
+        for value in (torch.empty(1, device="meta"), "weights", None, {"a": 1}):
+            content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+            for key, old in content["state_dict"].items():
+                if isinstance(old, torch.Tensor):
+                    is_tensor = isinstance(value, torch.Tensor)
+                    content["state_dict"][key] = torch.empty_like(old, device="meta") if is_tensor else value
+            torch.save(content, tmp_path / "none.ckpt")
+            with pytest.raises(UsageError, match=r"none\.ckpt"):
+                load(tmp_path / "none.ckpt")
+
+
+def test_loading_draws_no_random_numbers_and_shares_no_memory(folder: Path) -> None:
+    state = torch.get_rng_state()
+    saved = read_model(resolve(folder))
+    flow = saved.flow()
+    assert torch.equal(state, torch.get_rng_state())
+    for tensor in flow.parameters():
+        tensor.data.zero_()
+    assert same(saved.flow(), load(folder))
+    assert all(p.requires_grad for p in saved.flow().parameters())

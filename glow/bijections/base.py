@@ -45,6 +45,10 @@ class Bijection(nn.Module, ABC):
         """The shapes of the pieces of one ``z``, in its order: one per scale of a ``MultiScale``, else one in all."""
         return [self.output_shape(shape)]
 
+    def condition_number(self) -> float | None:
+        """By how much a matrix stretches one direction more than another (2-norm); None of what is no matrix."""
+        return None
+
     def parts(self) -> Iterator["Part"]:
         """The elementary steps in the order of ``forward``: itself, or those of the bijections that it is made of."""
         yield Part(self)

@@ -82,6 +82,11 @@ class InvertibleConv1x1(Bijection):
     def inverse_weight(self) -> Tensor:
         """W's inverse (C, C), computed in float64."""
 
+    def condition_number(self) -> float:
+        """Of W, in float64; infinite where W is not finite."""
+        weight = self.weight().cpu().double()
+        return float(torch.linalg.cond(weight)) if weight.isfinite().all() else math.inf
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, C) -> the same shape, log-det (B,)."""
         with ieee_precision(x.device):

@@ -1,7 +1,5 @@
 """How the C library handles the memory of a process."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
+ELSEWHERE = {
+    "ckpt_path": "repeating a run's command continues it (resume=true)",
+    "on_nonfinite": "it is resilience.callbacks.nonfinite.action",
+    "max_skipped": "it is resilience.callbacks.nonfinite.max_skipped",
+    "optimizer.decay": "it is an option of schedule, as schedule=cosine",
+    "optimizer.warmup_epochs": "it is schedule.warmup_epochs",
+    "optimizer.name": "it is optimizer._target_, or an option, as optimizer=adamw",
+    "model.family": "it is model._target_, or an option, as model=realnvp",
+    "model.image_shape": "it is model.event_shape",
+    "model.fast": "it is model.direction",
+}
+"""What people type that has another name."""
+
 
 def main(command: str, config_name: str) -> None:
     """Run a command under Hydra with the command line's overrides.
@@ -68,12 +81,15 @@ def _run(command: str, config_name: str) -> None:
 def compose(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
     """A configuration of ``conf`` with the overrides of a command line, as ``hydra.main`` would compose it."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
+    inside = GlobalHydra.instance().is_initialized()  # a command, whose own configuration stays in force
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
+    if not inside:
+        HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
@@ -102,9 +118,13 @@ def explain(error: Exception) -> str:
         root = cause.parent_node._get_root()
         known = set(_keys(root)) if isinstance(root, DictConfig) else set()
         key = str(cause.full_key)
+        if key in ELSEWHERE:
+            return f"{key} is not a setting: {ELSEWHERE[key]}"
         by_leaf = {k.rpartition(".")[2]: k for k in known}
         return f"{key} is not a setting{nearest(key, known) or nearest(by_leaf.get(key, ''), known)}"
     lines = [line.strip() for line in str(error).splitlines()[:2]]
+    if "Got NoneType" in str(error):  # Hydra does not say which
+        lines.append(f"({', '.join(a for a in sys.argv[1:] if a.endswith('=null'))})")
     return " ".join(lines) or f"the configuration cannot be read ({type(error).__name__})"
 
 
@@ -114,6 +134,6 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
     for key in map(str, config):
         yield f"{prefix}{key}"
         with contextlib.suppress(Exception):
-            if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
-                if isinstance(config[key], DictConfig) and key != "hydra":
-                    yield from _keys(config[key], f"{prefix}{key}.")
+            there = not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key)
+            if there and isinstance(config[key], DictConfig) and key != "hydra":
+                yield from _keys(config[key], f"{prefix}{key}.")

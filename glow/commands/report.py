@@ -14,14 +14,22 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from glow.commands.testing import Test
+from glow.data import Toy
+from glow.errors import check_choice
 from glow.evaluation.bits import UNITS
+from glow.evaluation.reverse_kl import reverse_kl_report
+from glow.flows.flow import Flow
 from glow.fused.products import has_fast_kernels
 from glow.resilience import BestCheckpoint, NonFiniteGuard
 from glow.resilience.checkpoints import last_checkpoint
 from glow.resilience.lightning_internals import find_callback
 from glow.resilience.run_folder import option
+from glow.seeds import generator
 from glow.training import Pictures, ReverseKL, Throughput
 from glow.training.progress import clock
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+"""Those in which only coupling networks may be less than float32."""
 
 WEIGHTED = 50_000
 """Samples of the flow that are weighted at the end of reverse-KL training."""
@@ -64,13 +72,13 @@ def run_summary(
 def draw_final(trainer: L.Trainer, module: Any, folder: Path) -> str | None:
     """Draw the last picture, where the callback ``Pictures`` is on; its path below the folder."""
     pictures = find_callback(trainer, Pictures)
-    drawn = None
+    drawn: Path | None = None
     if pictures is not None:
         module.to(trainer.strategy.root_device).eval()
         drawn = pictures.draw_final(trainer, module)
     for logger in trainer.loggers:
         logger.finalize("success")
-    return drawn and relative_path(drawn, folder)
+    return None if drawn is None else relative_path(drawn, folder)
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -111,12 +119,14 @@ def print_stop(cfg: DictConfig, trainer: L.Trainer) -> None:
     )
 
 
-def warn_of_slow_precision(trainer: L.Trainer) -> None:
-    """Warn where a CPU has no bf16 arithmetic, and a step of half precision takes several times as long."""
-    half = str(trainer.precision) in ("bf16-mixed", "16-mixed")
-    if half and trainer.strategy.root_device.type == "cpu" and not has_fast_kernels(torch.bfloat16):
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuse precisions that would reach the flow algebra; warn where a CPU has no bf16 arithmetic."""
+    precision = str(trainer.precision)
+    check_choice("trainer.precision", precision, PRECISIONS)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if on_cpu and precision.endswith("-mixed") and not has_fast_kernels(torch.bfloat16):
         rank_zero_warn(
-            f"trainer.precision={trainer.precision}: this CPU has no bf16 arithmetic, so that a step takes several "
+            f"trainer.precision={precision}: this CPU has no bf16 arithmetic, so that a step takes several "
             "times as long as with trainer.precision=32-true"
         )
 
@@ -168,9 +178,15 @@ def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
 def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any]:
     """What is known of a density in the plane: the entropy of the test points, or the figures of reverse-KL training."""
     if isinstance(module, ReverseKL):
-        return {"reverse_kl": module.weighted_report(WEIGHTED)}
-    true_nll = getattr(data, "true_nll", None)
-    truth = true_nll(data.arrays("test")[0]) if true_nll and "test" in data.examples else None
+        assert isinstance(module.flow, Flow)
+        return {
+            "reverse_kl": reverse_kl_report(
+                module.flow, module.density, WEIGHTED, generator("cpu", "weights", module.seed)
+            )
+        }
+    truth = (
+        data.true_nll(data.arrays("test")[0]) if isinstance(data, Toy) and "test" in data.examples else None
+    )
     return {} if truth is None else {"true_nll": truth}
 
 

@@ -1,48 +1,71 @@
-"""One call of ``sample``: the flow, its settings, real images, and the files that it writes."""
+"""One call of ``sample`` or ``evaluate``: the flow, its settings, data, and the files that it writes."""
 
-from __future__ import annotations
-
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from glow.checkpoint import SavedModel
-from glow.commands.inputs import (
-    as_list,
-    check_index,
-    dataset_config,
-    labels_for,
-    load_split,
-    make_folder,
-    picture_files,
+from glow.checkpoint import Classes, SavedModel, read_model, resolve
+from glow.commands.inputs import choose_device, make_folder
+from glow.commands.loading import SPLITS, Loaded, load, open_data
+from glow.commands.sources import (
+    Source,
+    data_source,
+    named_classes,
+    other_sources,
+    refuse_model_settings,
+    settings,
 )
-from glow.data.base import Arrays
 from glow.distributions.base import Distribution
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError, check_choice
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode
-from glow.evaluation.pictures import grid, save_picture
 from glow.flows.flow import Flow
 from glow.seeds import generator
 
 
 @dataclass
 class Session:
-    """One call of the command: the flow, its settings, and the files that it writes."""
+    """One call of a command. ``classes`` are those of the model that the command line names."""
 
     cfg: DictConfig
     saved: SavedModel
     density: Distribution
+    classes: Classes = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / "samples")
-        self.files: list[Path] = []
+    @classmethod
+    def open(cls, cfg: DictConfig) -> "Session":
+        """The checkpoint that ``cfg.ckpt`` means, on the device that ``cfg.device`` does; prints which."""
+        refuse_model_settings(cfg)
+        for key in ("ckpt", "out", "output_dir"):
+            if cfg[key] is not None and not isinstance(cfg[key], str):
+                raise UsageError(f"{key} must be a path, got {cfg[key]!r}")
+        if cfg.weights is not None:
+            check_choice("weights", cfg.weights, ("ema", "raw"))
+        torch.backends.cudnn.allow_tf32 = False  # as in training: float32 means IEEE
+        saved, device = read_model(resolve(cfg.ckpt, cfg.output_dir)), choose_device(cfg.device)
+        classes = named_classes(cfg, "model")
+        flow = saved.flow(cfg.weights, classes).to(device)
+        print(f"{saved.path}, {saved.steps:,} steps, on {device}", flush=True)
+        return cls(cfg, saved, flow, classes)
+
+    @property
+    def weights(self) -> str:
+        """Which weights the flow has."""
+        return self.cfg.weights or self.saved.best
+
+    @property
+    def seed(self) -> int:
+        """Decides everything random: ``seed``, else the run's."""
+        return self.saved.seed if self.cfg.seed is None else self.cfg.seed
 
     @property
     def flow(self) -> Flow:
@@ -58,70 +81,41 @@ class Session:
         return self.density.grey_levels
 
     @cached_property
-    def split(self) -> Arrays:
+    def sources(self) -> tuple[Source, Source | None]:
+        """The data, and the other data of ``ood``."""
+        given = settings(self.cfg.dataset)
+        if self.cfg.get("ood") is not None:
+            return other_sources(str(self.cfg.ood), given, self.saved)
+        return data_source(given, self.saved), None
+
+    @cached_property
+    def data(self) -> Loaded:
         """The chosen split of the data that the checkpoint or the command line names."""
-        return load_split(
-            dataset_config(self.cfg.dataset, self.saved), self.cfg.split, self.flow, self.saved.seed
-        )[1]
+        if self.cfg.split is not None:
+            check_choice("split", self.cfg.split, SPLITS)
+        return self.load(self.sources[0], self.cfg.split or self._default_split()).first(
+            self.cfg.get("limit")
+        )
 
-    def random(self, purpose: str) -> torch.Generator:
-        """Numbers that the seed decides."""
-        return generator("cpu", purpose, self.cfg.seed)
+    @cached_property
+    def training(self) -> Loaded:
+        """The training split of the same data."""
+        return load(self.data.module, self.sources[0], "train", self.density)
 
-    def temperatures(self, default: float) -> list[float]:
-        """``temperature`` as a list."""
-        given = self.cfg.temperature
-        values = [default] if given is None else as_list("temperature", given)
-        for value in values:
-            check_positive("temperature", value)
-        return list(dict.fromkeys(values))
+    def _default_split(self) -> str:
+        """``test``; of a folder that was not trained on and has no ``test``, all pictures."""
+        config, own = self.sources[0].config, self.saved.dataset or {}
+        other = "image_size" in config and config.get("root") != own.get("root")
+        return "all" if other and not Path(str(config.get("root")), "test").is_dir() else "test"
 
-    def temperature(self, default: float) -> float:
-        """``temperature`` where there can be only one."""
-        values = self.temperatures(default)
-        if len(values) > 1:
-            raise UsageError(f"mode={self.cfg.mode} takes one temperature, got {values}")
-        return values[0]
+    def load(self, source: Source, split: str) -> Loaded:
+        """A split of some data."""
+        module = open_data(source, self.density, self.saved.seed, named_classes(self.cfg, "dataset"))
+        return load(module, source, split, self.density)
 
-    def labels(self, n: int) -> Tensor | None:
-        """Labels for ``n`` samples: the classes in turn, or what ``label`` says."""
-        label, classes = self.cfg.label, self.density.classes
-        if not classes:
-            if label is not None:
-                raise UsageError(f"label={label} was given, but this model is not class-conditional")
-            return None
-        if label == "all":
-            return torch.arange(classes).repeat_interleave(-(-n // classes))
-        wanted = list(range(classes)) if label is None else as_list("label", label)
-        for value in wanted:
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
-                raise UsageError(
-                    f"label must be from 0 to {classes - 1}, a list of these, or all; got {label}"
-                )
-        return torch.tensor(wanted).repeat(-(-n // len(wanted)))[:n]
-
-    def images(
-        self, default: Sequence[int], counts: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The real images of the settings, uint8 (N, C, H, W), and their labels for a class-conditional model."""
-        given = self.cfg.images
-        chosen = list(default) if given is None else as_list("images", given)
-        if counts and len(chosen) not in counts:
-            many = " or ".join(map(str, counts))
-            raise UsageError(f"mode={self.cfg.mode} takes {many} images, got images={chosen}")
-        if all(isinstance(c, str) for c in chosen):
-            return self.labelled(picture_files(list(map(str, chosen)), self.flow))
-        x, y = self.split
-        index = [check_index("images", c, len(x)) for c in chosen]
-        return self.labelled(x[index], None if y is None else y[index])
-
-    def labelled(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Images with their labels, or those of ``label`` if it is set, for a class-conditional model."""
-        if self.cfg.label is not None:
-            if self.cfg.label == "all":
-                raise UsageError(f"label=all is for mode=samples, not for mode={self.cfg.mode}")
-            y = self.labels(len(x))
-        return x, labels_for(self.flow, y, "these images")
+    def generator(self, purpose: str, *key: int) -> torch.Generator:
+        """Random numbers that the seed decides, on the CPU."""
+        return generator("cpu", purpose, self.seed, *key)
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
@@ -134,28 +128,38 @@ class Session:
         return [torch.cat(scale).cpu() for scale in zip(*encoded, strict=True)]
 
     def decode(self, latents: Sequence[Tensor], y: Tensor | None, what: str = "samples") -> Decoded:
-        """With a bar if it takes long; tells what is wrong with the images."""
+        """With a bar if it takes long; warns of what is wrong with the images."""
         with tqdm(total=len(latents[0]), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
             decoded = decode(self.flow, latents, y, self.cfg.batch_size, bar.update)
-        for wrong, indices in (
-            ("values that are not finite", decoded.not_finite),
-            ("one grey", decoded.one_grey),
-        ):
+        for fault, indices, advice in (
+            ("values that are not finite", decoded.not_finite,
+             "; drawn black. A lower temperature or training with model.min_scale=0.1 helps"),
+            ("one grey", decoded.one_grey, ""),
+        ):  # fmt: skip
             if indices:
+                first = f"{', '.join(map(str, indices[:10]))}{', ...' if len(indices) > 10 else ''}"
                 print(
-                    f"warning: {len(indices)} of {len(decoded.images)} {what} have {wrong}: "
-                    f"{', '.join(map(str, indices[:10]))}{', ...' if len(indices) > 10 else ''}"
-                    + ("; drawn black. A lower temperature or training with model.min_scale=0.1 helps"
-                       if wrong.startswith("values") else "")
-                )  # fmt: skip
+                    f"warning: {len(indices)} of {len(decoded.images)} {what} have {fault}: {first}{advice}"
+                )
         return decoded
+
+    def make_folder(self, default: str) -> None:
+        """Choose where to write: ``out``, or a folder inside the run's."""
+        self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / default)
 
     def draw_grid(self, images: Tensor, name: str, columns: int) -> None:
         """One picture of many images."""
-        self.keep(grid(images, self.levels, columns), name)
+        from glow.evaluation.pictures import grid
 
-    def keep(self, picture: Tensor, name: str) -> None:
+        self.save(grid(images, self.levels, columns), name)
+
+    def save(self, picture: Tensor, name: str) -> None:
         """Write a picture."""
-        path = self.folder / f"{name}.png"
-        save_picture(picture, path)
-        self.files.append(path)
+        from glow.evaluation.pictures import save_picture
+
+        save_picture(picture, self.folder / f"{name}.png")
+        self.files.append(f"{name}.png")
+
+    def write_report(self, report: dict[str, Any], name: str) -> None:
+        """Write the report as JSON."""
+        (self.folder / name).write_text(json.dumps(report, indent=2) + "\n")

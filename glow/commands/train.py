@@ -6,20 +6,19 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from glow.commands.allocator import keep_freed_memory
-from glow.commands.build import lightning_errors, make, make_each, make_model
+from glow.commands.build import lightning_errors, make, make_model, make_trainer
 from glow.commands.quiet import quiet_lightning
 from glow.commands.report import (
+    check_precision,
     draw_final,
     print_report,
     print_start,
     print_stop,
     run_summary,
-    warn_of_slow_precision,
 )
 from glow.commands.testing import test_weights
 from glow.resilience import StopOnSignal
@@ -29,19 +28,15 @@ from glow.resilience.storage import disk_full_errors
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Train as configured, or continue a run that was stopped.
+    """Train as configured, or continue a run that was stopped; returns what ``results.json`` holds.
 
     Args:
         cfg: the composed ``conf/train.yaml``.
 
-    Returns:
-        What ``results.json`` holds.
-
     Raises:
         UsageError: a setting that cannot work.
         NonFiniteError: training diverged.
-        SystemExit: once the state is saved, 128 and the signal's number: 143 after SIGTERM, 130 after SIGINT (Ctrl-C),
-            138 after SIGUSR1.
+        SystemExit: once the state is saved, 128 and the signal's number, as 143 after SIGTERM or 130 after Ctrl-C.
     """
     quiet_lightning()
     run = RunFolder(cfg)
@@ -65,13 +60,16 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         flow, optimizer, schedule, model=values["model"], dataset=values["dataset"], seed=cfg.seed
     )
     trainer = make_trainer(cfg)
-    warn_of_slow_precision(trainer)
+    check_precision(trainer)
 
-    with run.lock(trainer), disk_full_errors(run.path), lightning_errors():
+    with run.lock(trainer), disk_full_errors(run.path):
         checkpoint = run.checkpoint(trainer)
         print_start(cfg, module, trainer, run.path, checkpoint)
+        if checkpoint is not None:
+            flow.initialized = True  # by what the checkpoint holds
         try:
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            with lightning_errors(checkpoint):
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
             stop_if_signalled(trainer)
             test = test_weights(trainer, module, data)
         except SIGTERMException:
@@ -85,30 +83,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             run.write(results)
             print_report(results, run.path)
         return results
-
-
-def make_trainer(cfg: DictConfig) -> L.Trainer:
-    """The trainer with its callbacks, loggers and plugins, each chosen in ``conf``."""
-    survival = cfg.resilience or {}
-    callbacks = [
-        *make_each("callbacks", cfg.callbacks),
-        *make_each("resilience.callbacks", survival.get("callbacks")),
-    ]
-    loggers = make_each("logger", cfg.logger)
-    if not cfg.trainer.enable_progress_bar:
-        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
-    if not loggers:
-        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
-    return make(
-        "trainer",
-        cfg.trainer,
-        callbacks=callbacks,
-        logger=loggers or False,
-        plugins=make_each("resilience.plugins", survival.get("plugins")),
-        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
-        default_root_dir=cfg.run_dir,
-        use_distributed_sampler=False,  # our samplers count every example once
-    )
 
 
 def stop_if_signalled(trainer: L.Trainer) -> None:

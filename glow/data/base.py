@@ -1,9 +1,7 @@
 """What all datasets share: splits, batches and how they reach the devices."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import lightning as L
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from glow.data.sampler import EpochBatches
-from glow.errors import UsageError, check_positive, check_shape, check_size
+from glow.errors import UsageError, check_positive
 from glow.seeds import generator
 
 Split = Literal["train", "val", "test"]
@@ -42,8 +40,8 @@ class Examples(Dataset[tuple[Tensor, ...]]):
         x, y = self.take(batch).arrays()
         return (x,) if y is None else (x, y)
 
-    def take(self, chosen: Tensor) -> Examples:
-        """Those of indices (n,)."""
+    def take(self, chosen: Tensor) -> "Examples":
+        """The examples of indices (n,)."""
         return Examples(self.x, self.y, self.rows[chosen])
 
     def labels(self) -> Tensor | None:
@@ -55,20 +53,31 @@ class Examples(Dataset[tuple[Tensor, ...]]):
         return self.x[self.rows], self.labels()
 
 
-class Splits(Mapping[Split, Arrays]):
-    """The splits that were loaded, each copied into arrays when it is asked for."""
+def part_size(name: str, size: int | float, n: int) -> int:
+    """How many of ``n`` examples a count, or a fraction below 1, asks for.
 
-    def __init__(self, examples: Mapping[Split, Examples]) -> None:
-        self.examples = examples
+    Args:
+        name: the setting, for the message.
+        size: above zero.
+        n: number of examples.
 
-    def __getitem__(self, split: Split) -> Arrays:
-        return self.examples[split].arrays()
+    Raises:
+        UsageError: none is taken, or none is left.
+    """
+    taken = round(n * size) if size < 1 else int(size)
+    if not 0 < taken < n:
+        raise UsageError(
+            f"{name}={size} takes {taken} of {n} examples and leaves {n - taken}; both need at least one"
+        )
+    return taken
 
-    def __iter__(self) -> Iterator[Split]:
-        return iter(self.examples)
 
-    def __len__(self) -> int:
-        return len(self.examples)
+def batches_done(trainer: L.Trainer) -> int:
+    """The batches of this epoch that training has begun, above zero when a run continues inside an epoch.
+
+    A private part of Lightning (2.6.6): no public attribute has the position in an epoch that a checkpoint restores.
+    """
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class ArrayData(L.LightningDataModule):
@@ -111,7 +120,6 @@ class ArrayData(L.LightningDataModule):
                 raise UsageError(
                     f"dataset.grey_levels must be from 2 to {self.source_levels}, got {grey_levels}"
                 )
-        check_shape("dataset.shape", shape)
         self.name = name
         self.shape = tuple(shape)
         self.batch_size = batch_size
@@ -120,7 +128,7 @@ class ArrayData(L.LightningDataModule):
         self.grey_levels = grey_levels
         self.classes = classes
         self.examples: dict[Split, Examples] = {}
-        self.splits = Splits(self.examples)
+        """The splits that were loaded."""
 
     @abstractmethod
     def load(self, split: Split) -> Examples | None:
@@ -138,6 +146,10 @@ class ArrayData(L.LightningDataModule):
                 self._hold_out(train) if val is None else (train, self._checked("val", val))
             )
 
+    def arrays(self, split: Split) -> Arrays:
+        """A copy of the examples of a split that was loaded, and of their labels."""
+        return self.examples[split].arrays()
+
     def initialization_batch(self, n: int) -> Arrays:
         """``n`` training examples (or all, if fewer) chosen by the seed alone, the same on every device."""
         train = self.examples["train"]
@@ -148,10 +160,12 @@ class ArrayData(L.LightningDataModule):
         """Shuffled anew every epoch; continues inside an epoch when the trainer does."""
         trainer = self.trainer
         assert trainer is not None
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
         fixed = trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(
-            "train", shuffle=not fixed, epoch=lambda: trainer.current_epoch, done=lambda: progress.ready
+            "train",
+            shuffle=not fixed,
+            epoch=lambda: trainer.current_epoch,
+            completed=lambda: batches_done(trainer),
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -188,7 +202,7 @@ class ArrayData(L.LightningDataModule):
         return DataLoader(examples, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def _hold_out(self, train: Examples) -> tuple[Examples, Examples]:
-        n = check_size("dataset.val_size", self.val_size, len(train))
+        n = part_size("dataset.val_size", self.val_size, len(train))
         order = torch.randperm(len(train), generator=generator("cpu", "validation", self.seed))
         return train.take(order[n:]), train.take(order[:n])
 
@@ -209,8 +223,7 @@ class ArrayData(L.LightningDataModule):
         if levels is None or levels == self.source_levels:
             return examples
         x = torch.empty(len(examples), *shape, dtype=torch.uint8)
-        for part, rows in zip(
-            x.split(1024), examples.rows.split(1024), strict=True
-        ):  # little memory besides x
+        # In parts, which take little memory besides x.
+        for part, rows in zip(x.split(1024), examples.rows.split(1024), strict=True):
             part.copy_(examples.x[rows].int() * levels // self.source_levels)
         return Examples(x, y)

@@ -1,7 +1,5 @@
 """The embedded data: scikit-learn's handwritten digits."""
 
-from __future__ import annotations
-
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split

@@ -1,32 +1,108 @@
 """Files of pictures: which there are, and what is in them."""
 
-from __future__ import annotations
-
+import hashlib
 import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from errno import ENOENT
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from tqdm import tqdm
 
 from glow.errors import UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
-DECODING = 1
-"""Raised with every change of ``read_picture`` that changes a pixel: older caches are then built anew."""
+DECODER_VERSION = 1
+"""Raised with every change of ``read_picture`` that changes a pixel: older caches are then stale."""
+
+
+class PictureFiles(NamedTuple):
+    """The pictures below a folder as they were found, sorted."""
+
+    folder: Path
+    paths: list[Path]
+    names: list[str]
+    """The paths below the folder."""
+    fingerprints: list[tuple[int, int]]
+    """See ``fingerprint``."""
+
+    @classmethod
+    def find(cls, folder: Path) -> "PictureFiles":
+        """List a folder; raises ``UsageError`` if there are no pictures below it."""
+        paths = pictures_below(folder)
+        above = len(str(folder / "x")) - 1
+        return cls(folder, paths, [str(p)[above:] for p in paths], [fingerprint(p) for p in paths])
+
+    def key(self) -> str:
+        """A digest of all that the decoded pictures depend on, but for their size and channels."""
+        return digest((DECODER_VERSION, self.names, self.fingerprints))
+
+
+def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder and its files, but for hidden ones; nothing where it may not be listed.
+
+    The folders are sorted by name, those that lie there before links to others. Links that loop, to the folder
+    itself or to one that it lies in, are left out.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: (e.is_symlink(), e.name))
+    except PermissionError:
+        return [], []
+    real = folder.resolve()
+    above = {real, *real.parents}
+    folders, files = [], []
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.startswith("."):
+            continue
+        if not os.path.isdir(path) if entry.is_symlink() else not entry.is_dir():
+            files.append(path)
+        elif not (entry.is_symlink() and path.resolve() in above):
+            folders.append(path)
+    return folders, files
+
+
+def first_met(folders: list[Path], met: set[Path]) -> list[Path]:
+    """Those of which ``met`` holds no real path; adds theirs to it."""
+    new = []
+    for folder in folders:
+        if (real := folder.resolve()) not in met:
+            met.add(real)
+            new.append(folder)
+    return new
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """The files of pictures in a folder and its subfolders, sorted; raises ``UsageError`` if there are none."""
-    found = []
-    for directory, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [d for d in subfolders if not d.startswith(".")]
-        found += [Path(directory, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
+    """The files of pictures in a folder and its subfolders, sorted; raises ``UsageError`` if there are none.
+
+    Symbolic links are followed, but no folder is read twice: its pictures have the path by which it is met first,
+    level by level, and in each folder in the order of ``list_folder``.
+    """
+    found, folders = [], [folder]
+    met = {folder.resolve()}
+    for directory in folders:  # which grows meanwhile
+        subfolders, files = list_folder(directory)
+        found += [f for f in files if f.name.lower().endswith(SUFFIXES)]
+        folders += first_met(subfolders, met)
     if not found:
         raise UsageError(f"dataset.root: no pictures below {folder} (looked for {', '.join(SUFFIXES)})")
     return sorted(found)
+
+
+def fingerprint(path: Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change; (-1, -1) of a link to nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def read_picture(path: Path, size: int, channels: int) -> Tensor:
@@ -46,7 +122,54 @@ def read_picture(path: Path, size: int, channels: int) -> Tensor:
         return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def why_broken(path: Path, size: int, channels: int) -> str:
+def read_pictures(files: PictureFiles, size: int, channels: int) -> Iterator[Tensor | None]:
+    """The pictures in their order, each uint8 (C, size, size); None for a broken one.
+
+    Raises:
+        UsageError: a picture may not be opened, which is not broken; or some changed meanwhile, told at the end.
+    """
+
+    def read(path: Path) -> Tensor | None:
+        try:
+            return read_picture(path, size, channels)
+        # PIL raises OSError and ValueError, and SyntaxError and struct.error besides, for damaged files.
+        except Exception as error:
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, ENOENT):
+                raise UsageError(
+                    f"dataset.root: {path} cannot be opened ({error!r}); make it readable or remove it"
+                ) from error
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from tqdm(
+            pool.map(read, files.paths),
+            desc=f"reading {files.folder}",
+            total=len(files.paths),
+            delay=2,
+            disable=not sys.stderr.isatty(),
+        )
+    found = zip(files.paths, files.fingerprints, strict=True)
+    changed = [path for path, before in found if fingerprint(path) != before]
+    if changed:
+        raise UsageError(
+            f"dataset.root: {len(changed)} pictures below {files.folder} changed while they were read, the first is "
+            f"{changed[0]}; repeat the command when nothing writes there"
+        )
+
+
+def decode(files: PictureFiles, size: int, channels: int) -> tuple[Tensor, Tensor]:
+    """The pictures, uint8 (N, C, size, size), a broken one black, and which could be read, bool (N,)."""
+    x = torch.zeros(len(files.paths), channels, size, size, dtype=torch.uint8)
+    readable = torch.ones(len(x), dtype=torch.bool)
+    for i, picture in enumerate(read_pictures(files, size, channels)):
+        if picture is None:
+            readable[i] = False
+        else:
+            x[i] = picture
+    return x, readable
+
+
+def decode_error(path: Path, size: int, channels: int) -> str:
     """What is wrong with a picture that could not be read, in a few words."""
     try:
         read_picture(path, size, channels)
@@ -58,4 +181,9 @@ def why_broken(path: Path, size: int, channels: int) -> str:
         return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, make it smaller"
     except Exception as error:
         return str(error)
-    return "it could not be read before and now can: touch it"
+    return "it can be read now, but could not before: touch it, so that it is read again"
+
+
+def digest(what: object) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]

@@ -1,7 +1,5 @@
 """Which examples make which batch, on which device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch
@@ -20,7 +18,7 @@ class EpochBatches(SequentialSampler):
     same number of examples too, and up to ``devices - 1`` examples, others in every epoch, are left out;
     in evaluation none is.
 
-    It is a ``SequentialSampler`` by name alone, so that Lightning's ``overfit_batches`` leaves it in place.
+    It is a ``SequentialSampler`` in name only, so that Lightning's ``overfit_batches`` leaves it in place.
 
     Args:
         n: number of examples.
@@ -30,9 +28,9 @@ class EpochBatches(SequentialSampler):
         device: index of this device.
         devices: number of devices.
         epoch: the number of this epoch.
-        done: number of batches of this epoch that were done before; above zero only when a run is resumed
-            inside an epoch. Both are asked for when the first batch is: Lightning makes the iterator before
-            it has restored its progress.
+        completed: number of batches of this epoch that an earlier start completed, which are left out; above zero
+            only when a run is resumed inside an epoch. It and ``epoch`` are called when the first batch is asked
+            for, since Lightning makes the iterator before it has restored its progress.
     """
 
     def __init__(
@@ -45,7 +43,7 @@ class EpochBatches(SequentialSampler):
         device: int = 0,
         devices: int = 1,
         epoch: Callable[[], int] = lambda: 0,
-        done: Callable[[], int] = lambda: 0,
+        completed: Callable[[], int] = lambda: 0,
     ) -> None:
         self.n = n
         self.shuffle = shuffle
@@ -53,11 +51,11 @@ class EpochBatches(SequentialSampler):
         self.device = device
         self.devices = devices
         self.epoch = epoch
-        self.done = done
+        self.completed = completed
         self.batches = -(-(n // devices) // max(1, batch_size // devices))
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, whatever ``done`` says."""
+        """Batches in a whole epoch, whatever ``completed`` returns."""
         return self.batches
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
@@ -70,4 +68,4 @@ class EpochBatches(SequentialSampler):
         batches = list(mine.tensor_split(self.batches))
         if not self.shuffle and self.device < self.n - even:
             batches[-1] = torch.cat((batches[-1], order[even + self.device, None]))
-        yield from batches[self.done() :]
+        yield from batches[self.completed() :]

@@ -1,7 +1,5 @@
 """Datasets that torchvision downloads and reads."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import torch
 from torchvision import datasets
 
 from glow.data.base import ArrayData, Examples, Split
-from glow.data.shared_file import one_at_a_time
+from glow.data.file_lock import file_lock
 from glow.errors import UsageError, check_choice
 
 KINDS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
@@ -25,11 +23,9 @@ class TorchvisionData(ArrayData):
         common: see ``ArrayData``.
     """
 
-    def __init__(self, *, kind: str, root: str, **common: Any) -> None:
+    def __init__(self, *, kind: str, root: str | Path, **common: Any) -> None:
         super().__init__(**common)
         check_choice("dataset.kind", kind, KINDS)
-        if not isinstance(root, str):
-            raise UsageError(f"dataset.root must be a folder, got {root!r}")
         self.kind = kind
         self.root = root
 
@@ -39,10 +35,10 @@ class TorchvisionData(ArrayData):
             self._open(train=True)
             self._open(train=False)
             return
-        # Another process may be writing the files: what is wrong is told when none is.
+        # Another process may be writing the files, so that what is wrong shows only under the lock.
         with suppress(OSError):
             Path(self.root).mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(Path(self.root, ".glow-lock"), f"another process to download {self.kind}"):
+        with file_lock(Path(self.root, ".glow-lock"), f"another process to download {self.kind}"):
             self._download()
 
     def _download(self) -> None:

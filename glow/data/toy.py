@@ -1,16 +1,14 @@
 """Points in the plane, drawn on the spot."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.base import ArrayData, Examples, Split
+from glow.data.base import ArrayData, Examples, Split, part_size
 from glow.distributions.plane import NormalizedDensity, density
-from glow.errors import check_positive, check_size
+from glow.errors import check_positive
 
 
 class Toy(ArrayData):
@@ -26,10 +24,10 @@ class Toy(ArrayData):
 
     def __init__(self, *, kind: str, noise: float, train_size: int, test_size: int, **common: Any) -> None:
         super().__init__(**common)
-        self.target = density(kind, noise)
+        self.density = density(kind, noise)
         check_positive("dataset.train_size", train_size, integer=True)
         check_positive("dataset.test_size", test_size, integer=True)
-        val_size = check_size("dataset.val_size", self.val_size, train_size)
+        val_size = part_size("dataset.val_size", self.val_size, train_size)
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
 
     def true_nll(self, x: Tensor) -> float | None:
@@ -37,11 +35,11 @@ class Toy(ArrayData):
 
         None where it is infinite, as without noise.
         """
-        if isinstance(self.target, NormalizedDensity) and not self.target.is_density:
+        if isinstance(self.density, NormalizedDensity) and not self.density.is_density:
             return None
-        return self.target.log_normalizer - self.target.log_prob(x.double()).mean().item()
+        return self.density.log_normalizer - self.density.log_prob(x.double()).mean().item()
 
     def load(self, split: Split) -> Examples:
         """float32 (N, 2), no labels."""
         rng = np.random.default_rng([self.seed, list(self.sizes).index(split)])
-        return Examples(torch.from_numpy(self.target.sample(self.sizes[split], rng)).float())
+        return Examples(torch.from_numpy(self.density.sample(self.sizes[split], rng)).float())

@@ -1,19 +1,46 @@
-"""What training and measuring need of a model, be it a flow or not."""
-
-from __future__ import annotations
+"""The interface of models, which training and evaluation need, and how random numbers are drawn."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape
-from glow.errors import UsageError
+from glow.errors import UsageError, check_positive
 
 if TYPE_CHECKING:
     from glow.flows.dequantization import Dequantization
+
+
+def draw(
+    sampler: Callable[..., Tensor],
+    *size: Any,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Random numbers, drawn on the generator's device and then moved: one of the CPU gives the same on every device.
+
+    Args:
+        sampler: ``torch.rand``, ``torch.randn``, ``torch.randint`` or ``torch.randperm``.
+        size: its arguments.
+        generator: their source; the global one of ``device`` when absent.
+        device: where they are needed; None leaves them where they were drawn.
+        dtype: what they are converted to; None for that of the sampler.
+
+    >>> draw(torch.randint, 3, (2,), generator=torch.Generator().manual_seed(0), dtype=torch.float64).dtype
+    torch.float64
+    """
+    source = device if generator is None else generator.device
+    return sampler(*size, generator=generator, device=source).to(device, dtype)
+
+
+def check_draw(n: int, temperature: float) -> None:
+    """Raise ``UsageError`` unless n is an integer, and the temperature a number, of at least zero."""
+    check_positive("n", n, integer=True, zero=True)
+    check_positive("temperature", temperature, zero=True)
 
 
 class Distribution(nn.Module, ABC):
@@ -26,7 +53,7 @@ class Distribution(nn.Module, ABC):
     """
 
     def __init__(
-        self, event_shape: Sequence[int], dequantization: Dequantization | None = None, classes: int = 0
+        self, event_shape: Sequence[int], dequantization: "Dequantization | None" = None, classes: int = 0
     ) -> None:
         super().__init__()
         self.event_shape: Shape = tuple(event_shape)
@@ -60,7 +87,18 @@ class Distribution(nn.Module, ABC):
         y: Tensor | int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw ``n`` elements (n, *event_shape)."""
+        """Draw elements of the data.
+
+        Args:
+            n: how many, of at least zero.
+            temperature: how far they spread, of at least zero; 1 samples the model itself, 0 gives its mode or what
+                comes nearest to it.
+            y: labels (n,), or one for all, of a class-conditional model.
+            generator: the source; the global one when absent.
+
+        Returns:
+            (n, *event_shape), uint8 where the model is of integers.
+        """
 
     def forward(
         self,
@@ -72,14 +110,14 @@ class Distribution(nn.Module, ABC):
         return self.log_prob(x, y, noise, generator)
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
-        """The random numbers that ``log_prob`` of ``n`` elements needs, on the generator's device; None if none."""
+        """The random numbers that ``log_prob`` of ``n`` elements needs, on this model's device; None if none."""
         return None
 
     def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
         """Set data-dependent layers from a batch, where there are any."""
 
     def compile(self, **options: Any) -> None:
-        """Compile what repeats. Raises ``UsageError`` where nothing does."""
+        """Compile the repeated steps with ``torch.compile``. Raises ``UsageError`` where there are none."""
         raise UsageError("only a Glow has steps to compile")
 
     @property

@@ -1,7 +1,5 @@
 """Base distributions: what the latents of a flow follow."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 
@@ -9,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape, sum_event
+from glow.distributions.base import check_draw, draw
 from glow.errors import check_positive
 
 LOG_2_PI = math.log(2 * math.pi)
@@ -18,11 +17,11 @@ class Base(nn.Module, ABC):
     """The distribution of one latent tensor."""
 
     is_normal = False
-    """Whether it is the standard normal, for which the diagnostics of latents are made."""
+    """Whether it is the standard normal; the diagnostics of latents are for it alone."""
     reparametrized = True
     """Whether samples are differentiable in the parameters, which reverse-KL training needs."""
     reach = (-2.5, 2.5)
-    """From where to where a picture of latent space goes."""
+    """The range of each latent in pictures."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -35,40 +34,48 @@ class Base(nn.Module, ABC):
         """``n`` draws (n, *shape), float32 on the generator's device unless parameters say otherwise.
 
         Args:
-            n: how many.
+            n: how many, of at least zero.
             shape: of one.
-            temperature: a factor on the spread, above zero.
+            temperature: a factor on the spread, of at least zero.
             generator: the source; that of torch when absent.
-        """
 
-    @staticmethod
-    def _device(generator: torch.Generator | None) -> torch.device:
-        return generator.device if generator is not None else torch.get_default_device()
+        Raises:
+            UsageError: n or temperature is negative, or no number.
+        """
 
 
 class StandardNormal(Base):
-    """Independent standard normals."""
+    """Independent standard normals.
+
+    >>> StandardNormal().log_prob(torch.zeros(1, 2)).exp()  # 1 / (2 pi)
+    tensor([0.1592])
+    >>> StandardNormal().sample(2, (3, 4), temperature=0.7).shape
+    torch.Size([2, 3, 4])
+    """
 
     is_normal = True
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(B, ...) -> (B,)."""
         return -sum_event(0.5 * (z * z + LOG_2_PI))
 
     def sample(
         self, n: int, shape: Shape, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
         """(n, *shape); temperature is the standard deviation."""
-        return temperature * torch.randn(n, *shape, generator=generator, device=self._device(generator))
+        check_draw(n, temperature)
+        return temperature * draw(torch.randn, n, *shape, generator=generator)
 
 
 class Uniform(Base):
-    """Uniform on the unit cube. Its flow must end inside it, as ``Sigmoid`` makes one do."""
+    """Uniform on the unit cube. Its flow must end inside it, as ``Sigmoid`` makes one do.
+
+    >>> Uniform().log_prob(torch.tensor([[0.5, 0.5], [0.5, 1.5]])).tolist()
+    [0.0, -inf]
+    """
 
     reach = (0.02, 0.98)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(B, ...) -> zeros (B,), or -inf outside."""
         inside = ((z >= 0) & (z <= 1)).flatten(1).all(1)
         return torch.where(inside, z.new_zeros(len(z)), -math.inf)
 
@@ -76,7 +83,8 @@ class Uniform(Base):
         self, n: int, shape: Shape, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
         """(n, *shape); temperature scales the cube about its centre, and up to one at most."""
-        u = torch.rand(n, *shape, generator=generator, device=self._device(generator))
+        check_draw(n, temperature)
+        u = draw(torch.rand, n, *shape, generator=generator)
         return 0.5 + min(temperature, 1.0) * (u - 0.5)
 
 
@@ -93,34 +101,34 @@ class StudentT(Base):
         self.log_degrees = nn.Parameter(torch.tensor(math.log(degrees)))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(B, ...) -> (B,)."""
-        t = torch.distributions.StudentT(
-            self.log_degrees.exp(), validate_args=False
-        )  # NaN is for others to tell
+        # Without validation NaN gives NaN, which training reports with its place.
+        t = torch.distributions.StudentT(self.log_degrees.exp(), validate_args=False)
         return sum_event(t.log_prob(z))
 
     def sample(
         self, n: int, shape: Shape, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
         """(n, *shape); temperature is a factor. By Bailey's polar method (Mathematics of Computation 62, 1994)."""
-        u, v = torch.rand(2, n, *shape, generator=generator, device=self._device(generator)).to(
-            self.log_degrees
-        )
-        v_ = self.log_degrees.exp()
+        check_draw(n, temperature)
+        u, v = draw(torch.rand, 2, n, *shape, generator=generator).to(self.log_degrees)
+        degrees = self.log_degrees.exp()
         u = u.clamp(min=1e-7)  # at zero the square root has no derivative; one is never drawn
-        radius = (v_ * torch.expm1(-2 / v_ * torch.log1p(-u))).sqrt()
+        radius = (degrees * torch.expm1(-2 / degrees * torch.log1p(-u))).sqrt()
         return temperature * radius * torch.cos(2 * math.pi * v)
 
 
 class Mixture(Base):
-    """A learned mixture of Gaussians with diagonal covariances: as many pieces as the data has modes.
+    """A learned mixture of Gaussians with diagonal covariances, for data with separate modes.
 
-    A flow is continuous and its inverse, too, so that it cannot tear one normal into separate modes; from a base of
-    several components it need not.
+    A flow and its inverse are continuous, so that a flow cannot tear one normal into separate modes; with several
+    components it need not.
 
     Args:
         dimensions: D.
         components: K; their means start on a sphere of radius two standard deviations.
+
+    >>> Mixture(2, components=1).sample(1, (2,), temperature=0.0).tolist()
+    [[2.0, 0.0]]
     """
 
     reparametrized = False
@@ -137,7 +145,6 @@ class Mixture(Base):
         self.logits = nn.Parameter(torch.zeros(components))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(B, D) -> (B,)."""
         standard = (z[:, None] - self.means) * (-self.log_sds).exp()  # (B, K, D)
         each = -0.5 * (standard * standard + LOG_2_PI).sum(2) - self.log_sds.sum(1)
         return (self.logits.log_softmax(0) + each).logsumexp(1)
@@ -146,9 +153,9 @@ class Mixture(Base):
         self, n: int, shape: Shape, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
         """(n, D); temperature scales the components, not the distance between them."""
-        device = self._device(generator)
-        cumulated = self.logits.softmax(0).cumsum(0).to(device, torch.float32)
-        k = torch.searchsorted(cumulated[:-1].contiguous(), torch.rand(n, generator=generator, device=device))
-        noise = torch.randn(n, *shape, generator=generator, device=device).to(self.means)
-        k = k.to(self.means.device)
+        check_draw(n, temperature)
+        u = draw(torch.rand, n, generator=generator)
+        cumulated = self.logits.softmax(0).cumsum(0).to(u)
+        k = torch.searchsorted(cumulated[:-1].contiguous(), u).to(self.means.device)
+        noise = draw(torch.randn, n, *shape, generator=generator).to(self.means)
         return self.means[k] + temperature * self.log_sds[k].exp() * noise

@@ -1,97 +1,29 @@
 """Densities in the plane: what small flows are trained on, and what they are measured against."""
 
-from __future__ import annotations
-
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from glow.distributions.plane_density import NormalizedDensity, PlaneDensity, Points, midpoints
 from glow.errors import check_choice, check_positive
 
-Points = NDArray[np.float64]
-
-
-class PlaneDensity(ABC):
-    """A density in the plane, known at least up to a factor."""
-
-    box = (-4.0, 4.0, -4.0, 4.0)
-    """x from and to, y from and to: all but a negligible part of the mass lies inside."""
-    side = 600
-    """Cells of the grid on which integrals are taken, along each side of the box."""
-
-    @abstractmethod
-    def log_prob(self, x: Tensor) -> Tensor:
-        """The logarithm of the density at x (B, 2), up to ``log_normalizer``: (B,), nats."""
-
-    def sample(self, n: int, rng: np.random.Generator) -> Points:
-        """(n, 2). Unless there is an exact way: cells of the grid by their mass, and a uniform point in each."""
-        mass = self._log_mass.flatten()
-        cell = rng.choice(len(mass), size=n, p=(mass - mass.logsumexp(0)).exp().numpy())
-        x0, x1, y0, y1 = self.box
-        u = (np.stack(np.divmod(cell, self.side), axis=1) + rng.random((n, 2))) / self.side
-        return np.array([x0, y0]) + u * np.array([x1 - x0, y1 - y0])
-
-    @cached_property
-    def log_normalizer(self) -> float:
-        """The logarithm of the integral, by the midpoint rule."""
-        return self._log_mass.flatten().logsumexp(0).item()
-
-    def log_probability(self, where: Callable[[Tensor], Tensor]) -> float:
-        """The logarithm of the probability of the points (B, 2) for which ``where`` is true, by the same rule."""
-        return self._log_mass[where(self._grid)].logsumexp(0).item() - self.log_normalizer
-
-    @cached_property
-    def _grid(self) -> Tensor:
-        """The middles of the cells, float64 (side, side, 2)."""
-        x0, x1, y0, y1 = self.box
-        middles = (torch.arange(self.side, dtype=torch.float64) + 0.5) / self.side
-        return torch.stack(
-            torch.meshgrid(x0 + (x1 - x0) * middles, y0 + (y1 - y0) * middles, indexing="ij"), dim=-1
-        )
-
-    @cached_property
-    def _log_mass(self) -> Tensor:
-        """Log-density times area of every cell (side, side)."""
-        x0, x1, y0, y1 = self.box
-        log_area = math.log((x1 - x0) * (y1 - y0) / self.side**2)
-        return torch.stack([self.log_prob(row) for row in self._grid]) + log_area
-
-
-class NormalizedDensity(PlaneDensity):
-    """A target that is normalized.
-
-    Args:
-        noise: the standard deviation around its lines or centres; see each class.
-    """
-
-    log_normalizer = 0.0
-
-    def __init__(self, noise: float) -> None:
-        self.noise = noise
-
-    @property
-    def is_density(self) -> bool:
-        """Whether there is a density: without noise, points lie on lines."""
-        return self.noise > 0
+__all__ = ["DENSITIES", "DoubleWell", "NormalizedDensity", "PlaneDensity", "density"]
 
 
 class RoundMixture(NormalizedDensity):
     """An even mixture of round Gaussians, of standard deviation ``noise``, around centres.
 
-    Curves are many centres, close enough that the noises of ``conf/dataset`` leave no ripple (below 1e-10).
+    A curve is a row of centres, so close that the densities of ``conf/dataset`` have no ripples (below 1e-10).
     """
 
     centres: Points
     """(K, 2)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Exact."""
         centres = torch.from_numpy(self.centres).to(x)
         exponent = torch.cat([self._exponent(part, centres) for part in x.split(1000)])
         return exponent - math.log(len(centres) * 2 * math.pi * self.noise**2)
@@ -101,15 +33,8 @@ class RoundMixture(NormalizedDensity):
         return (square / (-2 * self.noise**2)).logsumexp(1)
 
     def sample(self, n: int, rng: np.random.Generator) -> Points:
-        """Exact."""
-        return self.centres[rng.integers(len(self.centres), size=n)] + self.noise * rng.standard_normal(
-            (n, 2)
-        )
-
-
-def _arc(n: int) -> Points:
-    """The middles of n equal parts of [0, 1]."""
-    return (np.arange(n) + 0.5) / n
+        chosen = self.centres[rng.integers(len(self.centres), size=n)]
+        return chosen + self.noise * rng.standard_normal((n, 2))
 
 
 def _circle(angle: Points, radius: Points | float = 1.0) -> Points:
@@ -120,7 +45,7 @@ def _circle(angle: Points, radius: Points | float = 1.0) -> Points:
 class TwoMoons(RoundMixture):
     """Two interleaved half circles (those of scikit-learn's ``make_moons``)."""
 
-    upper = _circle(np.pi * _arc(300))
+    upper = _circle(np.pi * midpoints(300))
     centres = np.concatenate((upper, np.array([1.0, 0.5]) - upper))
     box = (-1.5, 2.5, -1.0, 1.5)
 
@@ -140,14 +65,14 @@ class EightGaussians(RoundMixture):
 class Rings(RoundMixture):
     """Four concentric circles of radius 0.5, 1, 1.5 and 2, equally likely."""
 
-    centres = np.concatenate([_circle(2 * np.pi * _arc(250), radius) for radius in (0.5, 1.0, 1.5, 2.0)])
+    centres = np.concatenate([_circle(2 * np.pi * midpoints(250), radius) for radius in (0.5, 1.0, 1.5, 2.0)])
     box = (-3.0, 3.0, -3.0, 3.0)
 
 
 class TwoSpirals(RoundMixture):
     """Two arms of one and a half turns, denser at the centre."""
 
-    angle = 3 * np.pi * np.sqrt(_arc(500))
+    angle = 3 * np.pi * np.sqrt(midpoints(500))
     arm = _circle(angle, angle / 3)
     centres = np.concatenate((arm, -arm))
 
@@ -158,7 +83,7 @@ class Pinwheel(NormalizedDensity):
     blades, length = 5, 0.3
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Exact: turning by an angle that depends on the radius keeps areas."""
+        # Turning by an angle that depends on the radius keeps areas.
         radius = x.norm(dim=1, keepdim=True)
         angle = torch.atan2(x[:, 1:], x[:, :1]) - self._turn(radius)  # (B, 1)
         angle = angle - torch.arange(self.blades, device=x.device) * (
@@ -170,7 +95,6 @@ class Pinwheel(NormalizedDensity):
         return (-0.5 * (along**2 + across**2)).logsumexp(1) - constant
 
     def sample(self, n: int, rng: np.random.Generator) -> Points:
-        """Exact."""
         blade = rng.integers(self.blades, size=n) * 2 * np.pi / self.blades
         u = np.array([1.0, 0.0]) + rng.standard_normal((n, 2)) * np.array([self.length, self.noise])
         radius = np.hypot(*u.T)
@@ -187,13 +111,11 @@ class Checkerboard(NormalizedDensity):
     is_density = True
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """- ln 32 inside, -inf outside."""
         square = (x + 4).div(2).floor()
         dark = (square.sum(1) % 2 == 0) & (x.abs() < 4).all(1)
         return torch.where(dark, -math.log(32), -math.inf).to(x.dtype)
 
     def sample(self, n: int, rng: np.random.Generator) -> Points:
-        """Exact."""
         column, pair = rng.integers(4, size=n), rng.integers(2, size=n)
         squares = np.stack((column, 2 * pair + column % 2), axis=1)
         return 2 * (squares + rng.random((n, 2))) - 4
@@ -205,13 +127,11 @@ class Banana(NormalizedDensity):
     box = (-5.5, 5.5, -4.0, 26.0)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Exact."""
         a, b = x.unbind(1)
         standard = (b - a * a + 1) / self.noise
         return -0.5 * (a * a + standard * standard) - math.log(2 * math.pi * self.noise)
 
     def sample(self, n: int, rng: np.random.Generator) -> Points:
-        """Exact."""
         a, b = rng.standard_normal((2, n))
         return np.stack((a, a * a - 1 + self.noise * b), axis=1)
 
@@ -226,7 +146,6 @@ class DoubleWell(PlaneDensity):
     box = (-4.5, 4.5, -6.5, 6.5)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """-E."""
         a, b = x.unbind(1)
         return -(0.25 * a**4 - 2 * a * a + 0.5 * a + 0.5 * b * b)
 
@@ -234,6 +153,13 @@ class DoubleWell(PlaneDensity):
     def right(x: Tensor) -> Tensor:
         """Which points (..., 2) are in the right well."""
         return x[..., 0] > 0
+
+    def observables(self, x: Tensor, log_w: Tensor) -> dict[str, float]:
+        """``free_energy_difference`` of the right well over the left one, kT, by integration, and
+        ``free_energy_estimate`` from the weighted points (Noé et al. 2019)."""
+        right = self.right(x)
+        estimate = (log_w[~right].logsumexp(0) - log_w[right].logsumexp(0)).item()
+        return {"free_energy_difference": self.free_energy_difference, "free_energy_estimate": estimate}
 
     @cached_property
     def free_energy_difference(self) -> float:
@@ -244,7 +170,7 @@ class DoubleWell(PlaneDensity):
 class Energy(PlaneDensity):
     r"""The four energies of Rezende & Mohamed 2015, table 1: density :math:`e^{-U(z)}`.
 
-    U2 to U4 go on for ever along the first axis: a wall of :math:`8 (|z_1| - 4)^2` ends them at 4 on both sides.
+    U2 to U4 have no end along the first axis: a wall of :math:`8 (|z_1| - 4)^2` ends them at 4 on both sides.
 
     Args:
         number: 1 to 4.
@@ -255,7 +181,6 @@ class Energy(PlaneDensity):
         self.box = (-4.0, 4.0, -4.0, 4.0) if number == 1 else (-5.5, 5.5, -7.5, 5.5)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """-U."""
         a, b = x.unbind(1)
         if self.number == 1:
             modes = torch.stack([-0.5 * ((a - c) / 0.6) ** 2 for c in (-2, 2)])
@@ -286,15 +211,26 @@ DENSITIES: dict[str, Callable[[float], PlaneDensity]] = {
     "energy_3": lambda noise: Energy(3),
     "energy_4": lambda noise: Energy(4),
 }
-"""What ``dataset.kind`` may be, given ``dataset.noise``."""
+"""The densities by name, each made from its noise."""
 
 
 def density(kind: str, noise: float) -> PlaneDensity:
-    """The density that a ``dataset`` configuration names.
+    """The density of a name.
+
+    Args:
+        kind: a key of ``DENSITIES``.
+        noise: how far it spreads around its lines or centres; the Boltzmann densities have none.
 
     Raises:
         UsageError: an unknown kind, or a noise below zero.
+
+    >>> density("bimodal", noise=0.5).log_prob(torch.tensor([[2.0, 0.0]])).exp()  # half of 1 / (2 pi 0.5^2)
+    tensor([0.3183])
+    >>> density("rings", noise=0.1).sample(3, np.random.default_rng(0)).shape
+    (3, 2)
+    >>> round(DoubleWell().free_energy_difference, 2)  # kT
+    1.86
     """
-    check_choice("dataset.kind", kind, DENSITIES)
-    check_positive("dataset.noise", noise, zero=True)
+    check_choice("kind", kind, DENSITIES)
+    check_positive("noise", noise, zero=True)
     return DENSITIES[kind](noise)

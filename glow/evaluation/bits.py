@@ -1,7 +1,5 @@
 """Bits per dimension: of a batch, of every image of a dataset, and their mean with its error."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,11 +12,11 @@ from glow.errors import UsageError, check_choice, check_positive
 from glow.seeds import generator
 
 UNITS = {"bpd": "bits/dim", "nll": "nats", "nelbo": "nats of negative ELBO"}
-"""How figures are written: bits/dim of grey images; the negative log-likelihood, or a bound on it, of vectors and binary
-images; the loss of reverse-KL training."""
+"""The units by their keys in logs: bits/dim of grey images; the negative log-likelihood, or a bound on it, of vectors and
+binary images; the loss of reverse-KL training."""
 
 BOUNDS = ("mean", "iw")
-"""What becomes of several draws of the dequantization noise; see ``evaluate_log_probs``."""
+"""How several draws of the dequantization noise are combined; see ``evaluate_log_probs``."""
 
 
 def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
@@ -30,6 +28,9 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
 
     Returns:
         (B,), bits per dimension.
+
+    >>> bits_per_dim(torch.tensor([-8 * math.log(2)]), (1, 2, 2))  # the probability 2^-8 of four pixels
+    tensor([2.])
     """
     return -log_prob / (math.prod(event_shape) * math.log(2))
 
@@ -40,7 +41,7 @@ def evaluation_noise(
     """The noise of ``flow.log_prob``, the same in every evaluation; None for a density without.
 
     Args:
-        flow: what needs it; it is drawn on its device.
+        flow: what needs it, on any device.
         n: how many elements.
         split: ``val`` or ``test``.
         seed: of the run.
@@ -66,7 +67,7 @@ def evaluate_log_probs(
     r"""The log-probability of every example, in evaluation mode; the flow's modes are then as before.
 
     For images each :math:`\log p(x + u)` is a lower bound on :math:`\log P(x)`. Of k draws of the noise u,
-    ``mean`` averages the k bounds, which makes the figure steadier but not tighter; ``iw`` is
+    ``mean`` averages the k bounds, which makes the result steadier but not tighter; ``iw`` is
     :math:`\log \frac1k \sum_i p(x + u_i)`, the importance-weighted bound (Burda et al. 2016, equation 8, with
     u for h and the uniform q(u|x) = 1), which is at least as high and rises to :math:`\log P(x)` with k.
 
@@ -74,17 +75,17 @@ def evaluate_log_probs(
         flow: on any device; the batches are moved to it.
         batches: tuples ``(x,)`` or ``(x, y)``; labels are used by class-conditional flows only.
         split: which noise, see ``evaluation_noise``: with the run's seed, batch size and precision, one draw
-            is what the test of the run computed on one device.
+            gives what the run's own test computed on one device.
         seed: of the noise.
-        draws: k; 1 where the log-density is exact, as for vectors. The noise of a VAE are its latents.
+        draws: k; must be 1 where the log-density is exact, as for vectors. The noise of a VAE is that of its latents.
         bound: ``mean`` or ``iw``.
-        progress: called after each batch with the number of examples that are done.
+        progress: called after each batch with the number of examples done so far.
 
     Returns:
         (N,), nats, float64 on the CPU, in the order of the batches.
 
     Raises:
-        UsageError: draws or bound is none of the above, the data does not suit the flow, or there is none.
+        UsageError: draws or bound is out of range, the data does not suit the flow, or there is no data.
     """
     check_positive("draws", draws, integer=True)
     check_choice("bound", bound, BOUNDS)
@@ -115,19 +116,23 @@ def evaluate_log_probs(
     return torch.cat(values)
 
 
-def summary(values: Tensor) -> dict[str, Any]:
-    """Mean and standard error of one value per example; everything is fit for JSON.
+def mean_and_error(values: Tensor) -> dict[str, Any]:
+    """Mean and standard error of one value per example, as plain numbers for JSON.
 
     Args:
         values: (N,), bits/dim or nats.
 
     Returns:
-        ``n``; ``mean`` and ``standard_error``, which is sd / sqrt(n) with n - 1 in the sd, None for n = 1, both
-        None if any value is not finite; ``non_finite``, how many are not, and ``non_finite_at``, the indices of
-        the first 20 of them; ``finite_mean`` over the others, None if there are none.
+        ``n``; ``mean`` and ``standard_error``, which is sd / sqrt(n) with n - 1 in the sd and None for n = 1, both
+        None if any value is not finite; ``non_finite``, the number of those that are not, and ``non_finite_at``, the
+        indices of the first 20 of them; ``finite_mean``, the mean of the others, None if there are none.
 
     Raises:
         UsageError: values is empty or has more than one dimension.
+
+    >>> found = mean_and_error(torch.tensor([1.0, 3.0]))
+    >>> found["mean"], found["standard_error"]
+    (2.0, 1.0)
     """
     if values.ndim != 1 or not len(values):
         raise UsageError(f"values must have shape (N,) with N above zero, got {tuple(values.shape)}")

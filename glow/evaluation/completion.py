@@ -1,6 +1,4 @@
-"""Missing pixels, drawn from what a flow of integer images makes of the ones that are seen."""
-
-from __future__ import annotations
+"""Missing pixels, drawn from their distribution given the pixels that are seen."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,9 +13,8 @@ from glow.bijections.base import sum_event
 from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
 from glow.evaluation.bits import bits_per_dim
-from glow.evaluation.latents import flatten, unflatten
 from glow.evaluation.masks import check_mask
-from glow.evaluation.mcmc import adapted, move, random, state_at
+from glow.evaluation.mcmc import adapt_step, draw_like, hmc_step, state_at
 from glow.evaluation.pictures import figure_to_tensor
 from glow.flows.flow import Flow
 
@@ -25,17 +22,17 @@ COARSE_SHARE = 0.25
 """The share of the steps that are coarse."""
 
 LEAPFROGS = 10
-"""Of each of them, which therefore costs about ten times as much as a fine one."""
+"""Leapfrogs of a coarse step, which therefore costs about ten times as much as a fine one."""
 
 WIDTHS = (0.4, 0.04)
 """First and last standard deviation of the observation in the coarse stage; the range of grey levels is 1."""
 
 ADAPTING = 0.7
-"""The share of the fine steps in which their sizes are still sought."""
+"""The share of the fine steps in which step sizes adapt."""
 
 
 class Completion(NamedTuple):
-    """What ``complete`` drew, and how it went, in K records of which the first K' are of the coarse stage."""
+    """What ``complete`` drew, with a trace of K records, of which the first K' are of the coarse stage."""
 
     images: Tensor  # uint8 (n, C, H, W)
     steps: list[int]  # K: after how many steps; the first is 0
@@ -49,8 +46,8 @@ class Completion(NamedTuple):
         of the coarse stage, before they are set (n,)."""
         return self.misfits[-1]
 
-    def figures(self) -> dict[str, Any]:
-        """Plain numbers, for a report."""
+    def metrics(self) -> dict[str, Any]:
+        """The last records and the acceptances as plain numbers, for a report."""
         coarse, fine = self.acceptance
         return {
             "steps": self.steps[-1],
@@ -92,13 +89,13 @@ def complete(
     Args:
         flow: of integer images, in eval mode; its weights get no gradients.
         image: uint8 (C, H, W), grey levels; those of the missing pixels do not matter.
-        missing: bool (H, W). The others come back as they are; inside, each chain has its own dequantization of them.
+        missing: bool (H, W). The seen pixels are returned unchanged; each chain dequantizes them with noise of its own.
         n: number of completions.
         steps: Metropolis steps of both stages, at least 2.
         temperature: factor on the standard deviation of the latents, T, as in ``Flow.sample``.
         y: label of a class-conditional flow, one for all or n of them.
         generator: source of all that is random.
-        progress: called with the number of steps done, after each.
+        progress: called after each step with the number of steps done.
 
     Raises:
         UsageError: an argument that cannot work.
@@ -108,7 +105,7 @@ def complete(
     check_positive("temperature", temperature)
     if steps < 2:
         raise UsageError(f"steps must be at least 2, got {steps}")
-    if flow.dequantize is None or len(flow.event_shape) != 3:
+    if flow.dequantization is None or len(flow.event_shape) != 3:
         raise UsageError("only a flow of integer images can complete an image")
     if tuple(image.shape) != flow.event_shape:
         raise UsageError(f"image must have shape {flow.event_shape}, got {tuple(image.shape)}")
@@ -122,25 +119,28 @@ def complete(
         y = y.reshape(-1).expand(n) if y.numel() == 1 else y
 
     image, hidden = image.to(flow.device).expand(n, *image.shape), missing.to(flow.device).expand_as(image)
-    z = flatten(flow.draw(n, temperature=temperature, generator=generator))
-    noise = random(torch.rand, tuple(image.shape), generator, z)
-    task = _Task(flow, flow.dequantize(image, noise=noise)[0], hidden, temperature, y)
+    z = flow.flatten(flow.draw(n, temperature=temperature, generator=generator))
+    noise = flow.noise(n, generator)
+    assert noise is not None
+    task = _Task(flow, flow.dequantization(image, noise)[0], hidden, temperature, y)
     coarse, every = max(1, round(COARSE_SHARE * steps)), max(1, steps // 50)
     with torch.no_grad():
         values = task.generate(z)
-        at, trace, misfits = [0], [task.bits(values)], [task.misfit(values)]
+        recorded, trace, misfits = [0], [task.bits(values)], [task.misfit(values)]
         stages: tuple[list[Tensor], list[Tensor]] = [], []
         for i, (values, accepted) in enumerate(_walk(task, z, coarse, steps - coarse, generator), start=1):
             stages[i > coarse].append(accepted)
             if i % every == 0 or i in (coarse, steps):
-                at.append(i)
+                recorded.append(i)
                 trace.append(task.bits(values))
                 misfits += [task.misfit(values)] if i <= coarse else []
             if progress:
                 progress(i)
-        images = torch.where(hidden, flow.dequantize.inverse(task.set(values))[0], image)
+        images = torch.where(hidden, flow.dequantization.quantize(task.set(values)), image)
     acceptance = float(torch.stack(stages[0]).mean()), float(torch.stack(stages[1]).mean())
-    return Completion(images.cpu(), at, torch.stack(trace).cpu(), torch.stack(misfits).cpu(), acceptance)
+    return Completion(
+        images.cpu(), recorded, torch.stack(trace).cpu(), torch.stack(misfits).cpu(), acceptance
+    )
 
 
 def trace_picture(completion: Completion) -> Tensor:
@@ -172,10 +172,10 @@ class _Task(NamedTuple):
 
     def generate(self, z: Tensor) -> Tensor:
         """Latents (n, D) -> values (n, C, H, W)."""
-        return self.flow.generate(unflatten(z, self.flow), self.y)
+        return self.flow.generate(self.flow.unflatten(z), self.y)
 
     def set(self, values: Tensor) -> Tensor:
-        """The image as completed: the seen pixels are what they are."""
+        """The image as completed: the given values where pixels are hidden, the image elsewhere."""
         return torch.where(self.hidden, values.view_as(self.seen), self.seen)
 
     def distance(self, values: Tensor) -> Tensor:
@@ -184,8 +184,8 @@ class _Task(NamedTuple):
 
     def misfit(self, values: Tensor) -> Tensor:
         """Root mean square over the seen pixels, grey levels (n,)."""
-        assert self.flow.dequantize is not None
-        return (self.distance(values) / sum_event(~self.hidden)).sqrt() * self.flow.dequantize.levels
+        assert self.flow.dequantization is not None
+        return (self.distance(values) / sum_event(~self.hidden)).sqrt() * self.flow.dequantization.grey_levels
 
     def observed(self, z: Tensor, sigma: float) -> Tensor:
         """The coarse stage's log-density of latents (n, D), up to a constant."""
@@ -193,23 +193,23 @@ class _Task(NamedTuple):
         return prior - 0.5 * self.distance(self.generate(z)) / sigma**2
 
     def exact(self, values: Tensor, temperature: float) -> Tensor:
-        """The fine stage's, of the values as completed: their density, and so up to nothing, in nats (n,)."""
-        latents, log_det = self.flow.bijection(self.set(values), self.y)
-        z = flatten(latents) / temperature
+        """The fine stage's log-density, that of the values as completed, in nats (n,)."""
+        z, log_det = self.flow.bijection(self.set(values), self.y)
+        z = z.flatten(1) / temperature
         return log_det - sum_event(0.5 * (z.square() + LOG_2_PI) + math.log(temperature))
 
     def bits(self, values: Tensor) -> Tensor:
         """Bits/dim of the image as completed (n,)."""
-        assert self.flow.dequantize is not None
-        level_correction = -math.prod(self.flow.event_shape) * math.log(self.flow.dequantize.levels)
-        return bits_per_dim(self.exact(values, 1.0) + level_correction, self.flow.event_shape)
+        assert self.flow.dequantization is not None
+        correction = self.flow.dequantization.correction(values)
+        return bits_per_dim(self.exact(values, 1.0) + correction, self.flow.event_shape)
 
     def curvature(self, values: Tensor, generator: torch.Generator, probes: int = 4) -> Tensor:
         r"""Estimates of :math:`G_{ii}` (n, D): means of :math:`(v^\top \partial z / \partial x_i)^2` for normal v."""
         with torch.enable_grad():
             values = self.set(values).requires_grad_()
-            z = flatten(self.flow.bijection(values, self.y)[0])
-            vs = [random(torch.randn, z.shape, generator, z) for _ in range(probes)]
+            z = self.flow.bijection(values, self.y)[0].flatten(1)
+            vs = [draw_like(z, torch.randn, generator) for _ in range(probes)]
             gradients = [torch.autograd.grad(z, values, v, retain_graph=True)[0].flatten(1) for v in vs]
         return torch.stack(gradients).square().mean(0)
 
@@ -223,25 +223,25 @@ def _walk(
         sigma = WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** (i / max(1, coarse - 1))
         density = partial(task.observed, sigma=sigma)
         # What limits a step is the observation: sizes in units of sigma change little from step to step.
-        state, accepted = move(density, state_at(density, z), size * sigma, LEAPFROGS, generator)
-        z, size = state.at, adapted(size, accepted, 0.65, i)
+        state, accepted = hmc_step(density, state_at(density, z), size * sigma, LEAPFROGS, generator)
+        z, size = state.position, adapt_step(size, accepted, 0.65, i)
         lost = ~state.log_density.isfinite()
-        if lost.any():  # without a gradient they would never get away
+        if lost.any():  # without a gradient they would stay there for ever
             fresh = task.flow.draw(len(z), temperature=task.temperature, generator=generator)
-            z = torch.where(lost[:, None], flatten(fresh), z)
+            z = torch.where(lost[:, None], task.flow.flatten(fresh), z)
         values = task.generate(z)
         yield values, accepted
 
     density = partial(task.exact, temperature=task.temperature)
     state = state_at(density, task.set(values).flatten(1))
-    size, curvature = torch.full_like(size, 0.3), torch.zeros_like(state.at)
+    size, curvature = torch.full_like(size, 0.3), torch.zeros_like(state.position)
     for i in range(fine):
         adapting = i < ADAPTING * fine
         if adapting and i % 5 == 0:
             weight = max(0.1, 1 / (1 + i // 5))  # a running mean that forgets
-            curvature = curvature.lerp(task.curvature(state.at, generator), weight)
+            curvature = curvature.lerp(task.curvature(state.position, generator), weight)
             scale = task.hidden.flatten(1) * task.temperature * curvature.rsqrt()
-        state, accepted = move(density, state, size * scale, 1, generator)
+        state, accepted = hmc_step(density, state, size * scale, 1, generator)
         if adapting:
-            size = adapted(size, accepted, 0.57, i)
-        yield state.at.view_as(values), accepted
+            size = adapt_step(size, accepted, 0.57, i)
+        yield state.position.view_as(values), accepted

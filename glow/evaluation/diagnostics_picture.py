@@ -1,7 +1,5 @@
 """A report of ``diagnose`` as one picture."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
-from glow.evaluation.diagnostics import LEVELS
+from glow.evaluation.diagnostics import QUANTILES
 from glow.evaluation.findings import number
 from glow.evaluation.pictures import figure_to_tensor
 
@@ -21,7 +19,7 @@ def diagnostics_picture(report: dict[str, Any]) -> Tensor:
 
     Per scale the quantiles of latents against a normal's and those of squared norms against chi-square's; then
     bits/dim by scale and kind of step, the round trip's error by depth, the scales of affine couplings and the
-    condition numbers of 1x1 convolutions, where there are any. Depth counts from the data; dotted lines part levels.
+    condition numbers of 1x1 convolutions, where there are any. Depth counts from the data; dotted lines separate levels.
     """
     n = len(report["latents"])
     rows = 1 if n <= 2 else 2  # both kinds of quantiles side by side while there is room
@@ -43,16 +41,16 @@ def diagnostics_picture(report: dict[str, Any]) -> Tensor:
     return figure_to_tensor(figure)
 
 
-def _draw_quantiles(plain: Any, squared: Any, latents: dict[str, Any], name: str) -> None:
+def _draw_quantiles(values: Any, squared: Any, latents: dict[str, Any], name: str) -> None:
     norms, d = latents["squared_norm"], latents["dimensions"]
     for axis, expected, found in (
-        (plain, stats.norm.ppf(LEVELS), _array(latents["quantiles"])),
+        (values, stats.norm.ppf(QUANTILES), _array(latents["quantiles"])),
         (squared, _array(norms["chi_square"]) / d, _array(norms["quantiles"]) / d),
     ):
         axis.plot(expected, expected, color="grey", linewidth=1)
         axis.plot(expected, found, ".", markersize=4)
-    plain.set_title(f"{name}: mean {number(latents['mean'])}, sd {number(latents['sd'])}", fontsize=10)
-    plain.set(xlabel="normal quantile", ylabel="latents")
+    values.set_title(f"{name}: mean {number(latents['mean'])}, sd {number(latents['sd'])}", fontsize=10)
+    values.set(xlabel="normal quantile", ylabel="latents")
     squared.set_title(f"{name}: {number(norms['sd'])} of chi-square's sd", fontsize=10)
     squared.set(xlabel="chi-square quantile / D", ylabel="squared norms / D")
 

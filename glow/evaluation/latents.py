@@ -1,14 +1,12 @@
-"""What can be done with latents: decode many, walk between them, redraw some, move along a direction."""
+"""What can be done with latents: decode many, walk between them, redraw some."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from glow.distributions.base import draw
 from glow.flows.flow import Flow
 
 CPU_BATCH = 256
@@ -19,11 +17,11 @@ Latents = list[Tensor]
 
 
 class Decoded(NamedTuple):
-    """Images, uint8 (N, C, H, W), or points (N, D), and what is wrong with them."""
+    """Images, uint8 (N, C, H, W), or points (N, D), and which of them look wrong."""
 
     images: Tensor
     not_finite: list[int]
-    """Indices of those with values that are not finite; such pixels are black."""
+    """Indices of the images with values that are not finite; such pixels are black."""
     one_grey: list[int]
     """Indices of images that have one value everywhere."""
 
@@ -36,14 +34,14 @@ def decode(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Decoded:
-    """Decode latents in batches; when memory does not suffice, in ever smaller ones.
+    """Decode latents in batches, whose size is halved whenever memory does not suffice.
 
     Args:
         flow: in evaluation mode.
         latents: one tensor (N, ...) per scale, on any device.
         y: labels (N,) of a class-conditional flow.
         batch_size: to begin with; None for all at once on a GPU, ``CPU_BATCH`` on a CPU.
-        progress: is told how many more were done.
+        progress: called after each batch with its number of images.
     """
     n = len(latents[0])
     size = batch_size or (min(n, CPU_BATCH) if flow.device.type == "cpu" else n)
@@ -61,32 +59,21 @@ def decode(
             if size == 1:
                 raise
             x = None
-        if x is None:  # out here, where the exception holds no memory any more
+        if x is None:  # out here the exception no longer holds memory
             size = size // 2
             torch.cuda.empty_cache()
             continue
         finite.append(torch.isfinite(x).flatten(1).all(1).cpu())
-        if flow.dequantize:
-            x, _ = flow.dequantize.inverse(torch.nan_to_num(x, nan=-0.5, posinf=-0.5, neginf=-0.5))
+        if flow.dequantization:
+            x = flow.dequantization.quantize(torch.nan_to_num(x, nan=-0.5, posinf=-0.5, neginf=-0.5))
         images.append(x.cpu())
         done += len(x)
         if progress:
             progress(len(x))
     result, good = torch.cat(images), torch.cat(finite)
     flat = result.flatten(1)
-    grey = flat.amin(1) == flat.amax(1) if flow.dequantize else torch.zeros_like(good)
+    grey = flat.amin(1) == flat.amax(1) if flow.dequantization else torch.zeros_like(good)
     return Decoded(result, (~good).nonzero().flatten().tolist(), (grey & good).nonzero().flatten().tolist())
-
-
-def flatten(latents: Tensor | Sequence[Tensor]) -> Tensor:
-    """One vector per element, (B, D), of one tensor per scale or of a single one."""
-    return torch.cat([z.flatten(1) for z in ([latents] if isinstance(latents, Tensor) else latents)], dim=1)
-
-
-def unflatten(vectors: Tensor, flow: Flow) -> Latents:
-    """The inverse of ``flatten``."""
-    parts = vectors.split([math.prod(s) for s in flow.latent_shapes], dim=1)
-    return [z.view(-1, *s) for z, s in zip(parts, flow.latent_shapes, strict=True)]
 
 
 def line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -106,7 +93,9 @@ def great_circle(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)[..., None].clamp(-1, 1)
     angle = cosine.acos()
     t = t.view(-1, *[1] * a.dim())
-    near = angle.sin().abs() < 1e-4  # the same direction, or the opposite one: nothing to turn about
+    near = (
+        angle.sin().abs() < 1e-4
+    )  # the same direction or the opposite one, which have no great circle of their own
     sine = torch.where(near, 1.0, angle.sin())
     turned = ((1 - t) * angle).sin() / sine * a + (t * angle).sin() / sine * b
     return torch.where(near, line(a, b, t.flatten()), turned)
@@ -122,6 +111,9 @@ def interpolate(vectors: Tensor, steps: int, path: str = "great_circle") -> Tens
         vectors: (2, D), or (4, D): the corners top left, top right, bottom left, bottom right.
         steps: points along an edge, its ends included.
         path: a key of ``PATHS``.
+
+    >>> interpolate(torch.tensor([[0.0, 0.0], [2.0, 4.0]]), steps=3, path="line").tolist()
+    [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]]
     """
     t = torch.linspace(0, 1, steps, device=vectors.device, dtype=vectors.dtype)
     walk = PATHS[path]
@@ -132,9 +124,9 @@ def interpolate(vectors: Tensor, steps: int, path: str = "great_circle") -> Tens
 
 
 def redraw(latents: Sequence[Tensor], finest: int, temperature: float, generator: torch.Generator) -> Latents:
-    """The latents with those of the ``finest`` scales replaced by noise: what is left is what the others hold."""
+    """The latents with those of the ``finest`` scales replaced by noise, so that images show what the others hold."""
     return [
-        temperature * torch.randn(z.shape, generator=generator, device=generator.device).to(z.device, z.dtype)
+        temperature * draw(torch.randn, *z.shape, generator=generator, device=z.device, dtype=z.dtype)
         if i < finest
         else z
         for i, z in enumerate(latents)

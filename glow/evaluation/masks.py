@@ -1,7 +1,5 @@
 """Which pixels of an image are missing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from glow.bijections.base import Shape
+from glow.distributions.base import draw
 from glow.errors import UsageError, nearest
 
 REGIONS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
@@ -21,13 +20,13 @@ REGIONS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
     "bottom": lambda h, w: (slice(h - h // 2, h), slice(w)),
     "centre": lambda h, w: (_middle(h), _middle(w)),
 }
-"""The masks with names: (H, W) -> the rows and columns that are missing."""
+"""The named masks: (H, W) -> the rows and columns that are missing."""
 
 ACCEPTED = f"{', '.join(REGIONS)}, random:FRACTION (above 0, below 1) or a picture's path"
 
 
 def parse_mask(spec: str, shape: Shape, generator: torch.Generator) -> Tensor:
-    """The pixels that a mask's name, or its picture, declares missing.
+    """The missing pixels of a mask, given by its name or as a picture.
 
     Args:
         spec: ``left``, ``right``, ``top``, ``bottom`` (that half is missing), ``centre`` (the middle half of both
@@ -40,8 +39,12 @@ def parse_mask(spec: str, shape: Shape, generator: torch.Generator) -> Tensor:
         bool (H, W), True where a pixel is missing.
 
     Raises:
-        UsageError: naming ``mask``: another name, a fraction that is none, a picture that cannot be read or has another
-            size, or a mask in which no pixel is missing or none is seen.
+        UsageError: an unknown name, a fraction out of range, a picture that cannot be read or has another size, or a
+            mask in which no pixel is missing or none is seen.
+
+    >>> parse_mask("left", (1, 2, 4), torch.Generator()).int()
+    tensor([[1, 1, 0, 0],
+            [1, 1, 0, 0]], dtype=torch.int32)
     """
     _, h, w = shape
     missing = torch.zeros(h, w, dtype=torch.bool)
@@ -55,7 +58,7 @@ def parse_mask(spec: str, shape: Shape, generator: torch.Generator) -> Tensor:
             fraction = math.nan
         if not 0 < fraction < 1:
             raise UsageError(f"mask={spec!r} must be random:FRACTION with a fraction between 0 and 1")
-        order = torch.randperm(h * w, generator=generator, device=generator.device).cpu()
+        order = draw(torch.randperm, h * w, generator=generator, device=torch.device("cpu"))
         missing.view(-1)[order[: round(fraction * h * w)]] = True
     elif Path(spec).is_file():
         missing = _white(spec)
@@ -85,7 +88,7 @@ def _white(path: str) -> Tensor:
     """The white pixels of a picture of any mode: bool (H, W)."""
     try:
         with Image.open(path) as picture:
-            # Pillow clips what has more than 8 bits when it makes it grey.
+            # Converting to grey, Pillow clips pictures of more than 8 bits.
             deep = picture.mode.startswith(("I", "F"))
             grey = np.asarray(picture if deep else picture.convert("L"), dtype=np.float64)
     except OSError as error:

@@ -1,6 +1,4 @@
-"""Does a flow tell images of another dataset from its own? Scores for single images, and how they separate."""
-
-from __future__ import annotations
+"""Detection of other data: scores of single images, and how well they separate another dataset from the flow's own."""
 
 import io
 import math
@@ -15,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from glow.errors import UsageError
-from glow.evaluation.bits import summary
+from glow.evaluation.bits import mean_and_error
 from glow.evaluation.pictures import figure_to_tensor
 
 SCORES = {
@@ -24,14 +22,14 @@ SCORES = {
     "complexity": "the likelihood corrected by the size as a PNG",
     "png": "the size as a PNG alone, without the flow,",
 }
-"""The scores of ``ood_scores`` and what a sentence calls them."""
+"""The scores of ``ood_scores`` and their names in a sentence."""
 
 
 def png_bits(images: Tensor) -> Tensor:
     """Bits per dimension of images as PNG files of the highest compression.
 
-    Only the compressed pixels count, the data of the IDAT chunks: a file's other 57 bytes or more would weigh
-    heavily in small images. (Serrà et al. 2020 take the length of the whole compressed string.)
+    Only the compressed pixels count, the data of the IDAT chunks: the other 57 bytes or more of a file would dominate
+    those of small images. (Serrà et al. 2020 take the length of the whole compressed string.)
 
     Args:
         images: uint8 (N, C, H, W), grey (C = 1) or colour (C = 3).
@@ -55,12 +53,12 @@ def png_bits(images: Tensor) -> Tensor:
 
 
 def ood_scores(bpd: Tensor, png: Tensor, typical: float) -> dict[str, Tensor]:
-    """Four scores of every image; the higher, the more it is out of distribution.
+    """Four scores of every image; a higher score says that the image is more likely from another distribution.
 
     ``likelihood`` is the bits/dim themselves. ``typicality`` is their distance from the typical ones, the test of
     Nalisnick et al. 2019 (arXiv 1906.02994) for a single image. ``complexity`` is S(x) = -log p(x) - L(x) of Serrà
-    et al. 2020 (arXiv 1909.11480), with the PNG for L. ``png`` is -L(x), what remains of it without the flow: a
-    baseline that any use of the flow has to beat.
+    et al. 2020 (arXiv 1909.11480), with the PNG for L. ``png`` is -L(x), which needs no flow: the baseline of the
+    others.
 
     Args:
         bpd: (N,), bits/dim under the flow.
@@ -88,27 +86,27 @@ def ood_report(
 ) -> dict[str, Any]:
     """How well each score separates two sets of images.
 
-    The figure is the AUROC, the share of pairs in which the image of the other set has the higher score, ties
-    counting half; 0.5 is chance, and below it the score points the wrong way. An image without finite bits/dim
-    counts as most out of distribution in the scores that use the flow; none is left out.
+    AUROC is the share of pairs in which the image of the other set has the higher score, ties counting half; 0.5 is
+    chance, and below it the score points the wrong way. An image without finite bits/dim gets the highest score where
+    the flow is used; none is left out.
 
     Args:
-        inside: bits/dim (N,) of images of the dataset that the flow was trained on, which it has not seen.
+        inside: bits/dim (N,) of held-out images of the dataset that the flow was trained on.
         other: bits/dim (M,) of images of another dataset.
         inside_png: (N,), bits/dim as PNG.
         other_png: (M,), bits/dim as PNG.
         typical: see ``ood_scores``.
 
     Returns:
-        Fit for JSON: ``auroc``, of every score; ``typical``; and for each set, ``inside`` and ``other``, the
-        ``summary`` (mean, standard error, n, non_finite ...) of its ``bpd`` and of its ``png``.
+        Plain numbers for JSON: ``auroc``, of every score; ``typical``; and for each set, ``inside`` and ``other``, the
+        ``mean_and_error`` (mean, standard error, n, non_finite ...) of its ``bpd`` and of its ``png``.
 
     Raises:
         UsageError: a set is empty, or as ``ood_scores``.
     """
     sets = {
-        "inside": {"bpd": summary(inside), "png": summary(inside_png)},
-        "other": {"bpd": summary(other), "png": summary(other_png)},
+        "inside": {"bpd": mean_and_error(inside), "png": mean_and_error(inside_png)},
+        "other": {"bpd": mean_and_error(other), "png": mean_and_error(other_png)},
     }
     negative, positive = ood_scores(inside, inside_png, typical), ood_scores(other, other_png, typical)
     labels = np.repeat([0, 1], [len(inside), len(other)])
@@ -122,34 +120,34 @@ def ood_report(
 def verdict(report: Mapping[str, Any], inside_name: str, other_name: str) -> str:
     """What a report of ``ood_report`` says, in one sentence.
 
-    That a flow gives another dataset the higher likelihood is no mistake of the program but what Nalisnick et al.
-    2019 (arXiv 1810.09136) found, for CIFAR-10 and SVHN, and Fashion-MNIST and MNIST among others.
+    A flow that gives another dataset the higher likelihood is no mistake of the program: Nalisnick et al. 2019 (arXiv
+    1810.09136) found it for CIFAR-10 and SVHN, and Fashion-MNIST and MNIST among others.
     """
     auroc = report["auroc"]
     likelihood = auroc["likelihood"]
     if likelihood < 0.5:
-        says = (
+        message = (
             f"The flow gives {other_name} the higher likelihood although it was trained on {inside_name} "
             f"(AUROC {likelihood:.3f}, below 0.5: the surprise that Nalisnick et al. published in 2019)"
         )
     elif likelihood > 0.5:
-        says = (
+        message = (
             f"The flow gives {inside_name}, which it was trained on, a higher likelihood than {other_name} "
             f"(AUROC {likelihood:.3f})"
         )
     else:
-        says = f"The likelihood does not tell {other_name} from {inside_name} (AUROC 0.5)"
+        message = f"The likelihood does not tell {other_name} from {inside_name} (AUROC 0.5)"
     best = max(auroc, key=auroc.__getitem__)
     if auroc[best] <= 0.5:
-        says += "; no score tells the two apart the right way round"
+        message += "; no score tells the two apart in the right direction"
     else:
         against = "" if best == "png" else f" against {auroc['png']:.3f} of the size as a PNG alone"
-        says += f"; {SCORES[best]} separates the two best (AUROC {auroc[best]:.3f}{against})"
+        message += f"; {SCORES[best]} separates the two best (AUROC {auroc[best]:.3f}{against})"
     lost = report["inside"]["bpd"]["non_finite"] + report["other"]["bpd"]["non_finite"]
     if lost:
         images = "1 image counts" if lost == 1 else f"{lost} images count"
-        says += f"; {images} as most out of distribution, having no finite likelihood"
-    return says + "."
+        message += f"; {images} as most out of distribution for lack of a finite likelihood"
+    return message + "."
 
 
 def ood_picture(
@@ -163,7 +161,7 @@ def ood_picture(
     Args:
         inside: the scores of ``ood_scores`` of the flow's own dataset.
         other: those of the other dataset.
-        names: what the two are called.
+        names: the names of both.
         report: of ``ood_report``, for the titles.
 
     Returns:
@@ -172,38 +170,37 @@ def ood_picture(
     figure = Figure(figsize=(4 * len(inside), 4), dpi=80, layout="constrained")
     for axes, score in zip(figure.subplots(1, len(inside), squeeze=False)[0], inside, strict=True):
         values = [v.numpy() for v in _ranked(inside[score], other[score])]
-        # One wild image must not squeeze all others into one bar: half a percent at either end goes to the
-        # outermost bars.
+        # The outermost bars take half a percent at either end: one extreme image must not squeeze all others into a bar.
         low, high = np.quantile(np.concatenate(values), (0.005, 0.995))
         bins = np.linspace(low, high, 51) if low < high else np.linspace(low - 0.5, high + 0.5, 51)
         for v, name, colour in zip(values, names, ("tab:blue", "tab:orange"), strict=True):
             axes.hist(v.clip(low, high), bins, density=True, alpha=0.6, color=colour, label=name)
         axes.set(title=f"{score}: AUROC {report['auroc'][score]:.3f}", xlabel="bits/dim", yticks=[])
-        axes.legend()
+        axes.legend(loc="upper right")  # "best" takes long to find
     return figure_to_tensor(figure)
 
 
 def _ranked(inside: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores of both sets with what is not finite put above everything that is."""
+    """The scores of both sets, those that are not finite replaced by one that is higher than all others."""
     both = torch.cat([inside, other]).double()
     finite = both[both.isfinite()]
     largest = float(finite.max()) if len(finite) else 0.0
-    # One more, or what is still more in float64 if the largest is beyond anything reasonable.
+    # Higher by one, or by what still makes a difference in float64 where the highest is huge.
     both = both.masked_fill(~both.isfinite(), largest + max(1.0, 1e-9 * abs(largest)))
     return both[: len(inside)], both[len(inside) :]
 
 
 def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)  # which is compression level 9
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)  # compression level 9
     return file.getvalue()
 
 
 def _idat_size(png: bytes) -> int:
-    """Bytes of data in the IDAT chunks: of each chunk, four bytes length, four type, the data, four checksum."""
-    size, at = 0, 8  # behind the signature
-    while at < len(png):
-        length = int.from_bytes(png[at : at + 4], "big")
-        size += length * (png[at + 4 : at + 8] == b"IDAT")
-        at += length + 12
+    """Bytes of data in the IDAT chunks. A chunk has four bytes of length, four of type, the data, four of checksum."""
+    size, start = 0, 8  # after the signature
+    while start < len(png):
+        length = int.from_bytes(png[start : start + 4], "big")
+        size += length * (png[start + 4 : start + 8] == b"IDAT")
+        start += length + 12
     return size

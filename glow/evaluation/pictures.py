@@ -1,6 +1,4 @@
-"""What samples look like: grids of images."""
-
-from __future__ import annotations
+"""Grids of images, and figures as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALLEST_SIDE = 64
-"""Images with a shorter side, in pixels, are enlarged by a whole factor so that a person can see them."""
+"""Images with a shorter side, in pixels, are enlarged by a whole factor."""
 
 
 def grid(images: Tensor, grey_levels: int, columns: int) -> Tensor:
@@ -27,7 +25,7 @@ def grid(images: Tensor, grey_levels: int, columns: int) -> Tensor:
 
     Args:
         images: uint8 (N, C, H, W) with values 0 .. grey_levels-1.
-        grey_levels: the last level becomes white.
+        grey_levels: level 0 becomes black, the last one white.
         columns: images per row.
 
     Returns:
@@ -64,9 +62,9 @@ def sample_grid(flow: Distribution, n: int, temperature: float, generator: torch
     return grid(images, _grey_levels(flow), columns=int(np.ceil(np.sqrt(n))))
 
 
-def figure_to_tensor(figure: Figure) -> Tensor:
-    """A matplotlib figure, drawn: uint8 (3, height, width)."""
-    # Not pyplot: no global state, and no window system to choose a back end for. Slow to import.
+def figure_to_tensor(figure: "Figure") -> Tensor:
+    """A matplotlib figure as a picture: uint8 (3, height, width)."""
+    # Without pyplot there is no global state, and no window system is asked for. Slow to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -75,7 +73,7 @@ def figure_to_tensor(figure: Figure) -> Tensor:
 
 
 def save_picture(picture: Tensor, path: Path) -> None:
-    """Write a picture, uint8 (3, height, width), as PNG, and its folder if need be."""
+    """Write a picture, uint8 (3, height, width), as PNG, and make its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 

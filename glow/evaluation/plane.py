@@ -1,6 +1,4 @@
-"""What flows of points in the plane look like, and what simpler densities reach on the same points."""
-
-from __future__ import annotations
+"""Pictures of flows of points in the plane, and what simpler densities reach on the same points."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,19 +23,19 @@ from glow.evaluation.pictures import figure_to_tensor
 from glow.flows.flow import Flow
 
 RINGS = {radius: 1 - math.exp(-(radius**2) / 2) for radius in (1, 2)}
-"""The radii of the rings and which fraction of a standard normal in the plane lies inside."""
+"""The radii of the rings, and the fraction of a standard normal in the plane that lies inside each."""
 
-SHOWN = 2_000
-"""So many points at most are drawn as dots."""
+DOTS = 2_000
+"""Points that are drawn as dots, at most."""
 
-USED = 10_000
-"""So many data points at most are encoded; fractions are then good to half a percent."""
+ENCODED = 10_000
+"""Data points that are encoded, at most; fractions are then good to half a percent."""
 
 COMPONENTS = (1, 2, 4, 8, 16, 32)
-"""The sizes of Gaussian mixtures that are compared."""
+"""The numbers of components of Gaussian mixtures that are tried."""
 
-CHOSEN_ON = 2_000
-"""So many training points at most choose a bandwidth and a number of components."""
+SELECTION_POINTS = 2_000
+"""Training points on which a bandwidth and a number of components are chosen, at most."""
 
 
 def plane_picture(flow: Distribution, data: Tensor, generator: torch.Generator, side: int = 200) -> Tensor:
@@ -47,15 +45,15 @@ def plane_picture(flow: Distribution, data: Tensor, generator: torch.Generator, 
 
 @torch.no_grad()
 def plane_figure(flow: Distribution, data: Tensor, generator: torch.Generator, side: int = 200) -> Figure:
-    """Six panels. In the data's space: data, learned density, samples, a grid of latent lines; in the latent
-    space: the data with rings at one and two standard deviations, and how their squared norms are distributed.
-    A density that is no flow has the first three.
+    """Six panels: data, learned density, samples and a grid of latent lines in the space of the data; the latents of
+    the data with rings at one and two standard deviations, and the quantiles of their squared norms. A density that
+    is no flow has the first three.
 
     Args:
         flow: a flow, or other density, with event shape (2,).
         data: points (N, 2) that it was trained on, or held-out ones; they set the limits of the axes.
         generator: source of the samples.
-        side: the density is evaluated on ``side`` x ``side`` points.
+        side: the density is computed at ``side`` x ``side`` points.
 
     Raises:
         UsageError: the flow is not one of points in the plane.
@@ -69,18 +67,18 @@ def plane_figure(flow: Distribution, data: Tensor, generator: torch.Generator, s
     xs, ys = torch.linspace(x0, x1, side), torch.linspace(y0, y1, side)
     points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
     density = flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
-    samples = flow.sample(min(len(data), SHOWN), generator=generator).cpu()
+    samples = flow.sample(min(len(data), DOTS), generator=generator).cpu()
 
     rows = 2 if isinstance(flow, Flow) else 1
     figure = Figure(figsize=(12, 4 * rows), dpi=80, layout="constrained")
     panels = figure.subplots(rows, 3, squeeze=False)
-    of_data, of_density, of_samples = panels[0]
-    of_data.set_title("data")
-    of_data.scatter(*data[:SHOWN].T.numpy(), s=2)
-    of_density.set_title("density of the flow")
-    of_density.imshow(density.numpy(), origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="viridis")
-    of_samples.set_title("samples of the flow")
-    of_samples.scatter(*samples.T.numpy(), s=2)
+    ax_data, ax_density, ax_samples = panels[0]
+    ax_data.set_title("data")
+    ax_data.scatter(*data[:DOTS].T.numpy(), s=2)
+    ax_density.set_title("density of the flow")
+    ax_density.imshow(density.numpy(), origin="lower", extent=(x0, x1, y0, y1), aspect="auto", cmap="viridis")
+    ax_samples.set_title("samples of the flow")
+    ax_samples.scatter(*samples.T.numpy(), s=2)
     for panel in panels.flatten()[:4]:
         panel.set(xlim=(x0, x1), ylim=(y0, y1))
     if isinstance(flow, Flow):
@@ -89,56 +87,56 @@ def plane_figure(flow: Distribution, data: Tensor, generator: torch.Generator, s
 
 
 def _draw_latents(
-    flow: Flow, data: Tensor, generator: torch.Generator, of_grid: Axes, of_latents: Axes, of_norms: Axes
+    flow: Flow, data: Tensor, generator: torch.Generator, ax_grid: Axes, ax_latents: Axes, ax_norms: Axes
 ) -> None:
-    z = flow.encode(data[:USED].to(flow.device, flow.dtype))[0].cpu()
+    z = flow.encode(data[:ENCODED].to(flow.device, flow.dtype))[0].cpu()
     apart = ", half a standard deviation apart" if flow.base.is_normal else ""
-    of_grid.set_title(f"latent lines{apart}")
+    ax_grid.set_title(f"latent lines{apart}")
     for lines, colour in zip(deformed_grid(flow), ("tab:blue", "tab:orange"), strict=True):
-        of_grid.add_collection(LineCollection(list(lines.numpy()), colors=colour, linewidths=0.8))
-    of_latents.scatter(z[:SHOWN, 0], z[:SHOWN, 1], s=2)
+        ax_grid.add_collection(LineCollection(list(lines.numpy()), colors=colour, linewidths=0.8))
+    ax_latents.scatter(z[:DOTS, 0], z[:DOTS, 1], s=2)
     if flow.base.is_normal:
-        shares, of_normal = (
+        shares, expected_shares = (
             " and ".join(f"{100 * share:.1f} %" for share in shares.values())
             for shares in (ring_fractions(z), RINGS)
         )
-        of_latents.set_title(
-            f"latents: {shares} of the data lie within 1 and 2 sd\n(of a standard normal {of_normal})",
+        ax_latents.set_title(
+            f"latents: {shares} of the data lie within 1 and 2 sd\n(of a standard normal {expected_shares})",
             fontsize=10,
         )
         for radius in RINGS:
-            of_latents.add_patch(Circle((0, 0), radius, fill=False, color="black"))
+            ax_latents.add_patch(Circle((0, 0), radius, fill=False, color="black"))
         expected, observed = qq_points(z)
         # This order of arguments survives a flow that diverged: max(3.5, nan) is 3.5.
         reach = min(10.0, max(3.5, 1.05 * z.abs().max().item()))
-        of_latents.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        ax_latents.set(xlim=(-reach, reach), ylim=(-reach, reach))
     else:
         drawn = flow.draw(len(z), generator=generator)[0].cpu()
-        of_latents.set_title("latents of the data, and draws of the base (orange)", fontsize=10)
-        of_latents.scatter(drawn[:SHOWN, 0], drawn[:SHOWN, 1], s=2, zorder=0)
+        ax_latents.set_title("latents of the data, and draws of the base (orange)", fontsize=10)
+        ax_latents.scatter(drawn[:DOTS, 0], drawn[:DOTS, 1], s=2, zorder=0)
         expected, observed = (v.double().square().sum(1).sort().values for v in (drawn, z))
-    of_latents.set(aspect="equal")
+    ax_latents.set(aspect="equal")
 
-    of_norms.set_title("squared norms of the latents")
-    of_norms.plot(expected.numpy(), observed.numpy(), ".", markersize=3)
-    of_norms.axline((0, 0), slope=1, color="black", linewidth=1)
+    ax_norms.set_title("squared norms of the latents")
+    ax_norms.plot(expected.numpy(), observed.numpy(), ".", markersize=3)
+    ax_norms.axline((0, 0), slope=1, color="black", linewidth=1)
     base = "chi-square, 2 degrees of freedom" if flow.base.is_normal else "draws of the base"
-    of_norms.set(xlabel=f"quantile of {base}", ylabel="quantile of the data")
+    ax_norms.set(xlabel=f"quantile of {base}", ylabel="quantile of the data")
 
 
 def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
-    """Sets of points in the plane (N, 2) side by side under their names, on the same axes: uint8 (3, H, W)."""
+    """Sets of points in the plane (N, 2) side by side under their names, on equal axes: uint8 (3, H, W)."""
     figure = Figure(figsize=(4 * len(points), 4), dpi=80, layout="constrained")
     panels = figure.subplots(1, len(points), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, (name, some) in zip(panels, points.items(), strict=True):
-        axes.scatter(*some[some.isfinite().all(1)].T.numpy(), s=2)
+    for axes, (name, x) in zip(panels, points.items(), strict=True):
+        axes.scatter(*x[x.isfinite().all(1)].T.numpy(), s=2)
         axes.set_title(name)
     return figure_to_tensor(figure)
 
 
 @torch.no_grad()
 def deformed_grid(flow: Flow, reach: float | None = None, lines: int = 11, points: int = 401) -> Tensor:
-    """Where a flow of the plane takes a regular grid of latent lines.
+    """A regular grid of latent lines in the space of the data.
 
     Args:
         flow: a flow with event shape (2,).
@@ -157,8 +155,12 @@ def deformed_grid(flow: Flow, reach: float | None = None, lines: int = 11, point
 
 
 def ring_fractions(z: Tensor) -> dict[int, float]:
-    """Which fraction of the latents z (N, 2) lies within each radius of ``RINGS``, which has those of a
-    standard normal."""
+    """The fraction of the latents z (N, 2) that lies within each radius of ``RINGS``, which has those of a standard
+    normal.
+
+    >>> ring_fractions(torch.tensor([[0.5, 0.0], [0.0, 1.5]]))
+    {1: 0.5, 2: 1.0}
+    """
     norm = z.norm(dim=1)
     return {radius: (norm < radius).float().mean().item() for radius in RINGS}
 
@@ -176,37 +178,37 @@ def qq_points(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def baselines(train: Tensor, test: Tensor, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What two classical densities reach on held-out points, to set a flow's figure beside.
+    """What two classical densities reach on held-out points, to compare a flow with.
 
-    A kernel density estimate, with one round Gaussian kernel for both axes, whose scales should therefore be
-    similar, and a mixture of Gaussians with full covariances. Bandwidth and number of components are those
-    with the best five-fold cross-validated likelihood on at most ``CHOSEN_ON`` training points; both are then
+    One is a kernel density estimate, with one round Gaussian kernel for both axes, whose scales should therefore be
+    similar; the other a mixture of Gaussians with full covariances. Bandwidth and number of components are those
+    with the best five-fold cross-validated likelihood on at most ``SELECTION_POINTS`` training points; both are then
     fitted to all N, for which the bandwidth is narrowed at the optimal rate N^(-1/6) (Scott 1992, section 6.2).
 
-    10,000 training and 10,000 test points take some 5 s, on one core: up to 4 s for the choices, the rest for
-    the kernel estimate, whose densities are good to 1e-4 of themselves and whose cost grows with both numbers.
+    10,000 training and 10,000 test points take some 5 s on one core: up to 4 s for the choices, the rest for the
+    kernel estimate, whose relative error is below 1e-4 and whose cost grows with both numbers.
 
     Args:
         train: points (N, 2), at least 10.
         test: points (M, 2), at least 2.
-        seed: of the subset and of the mixture's starting points.
+        seed: decides the subset and the mixture's starting points.
 
     Returns:
         "kde" and "gmm", each with "nll", the mean negative log-likelihood of the test points in nats per
         point, its "standard_error", and "bandwidth" (in the data's unit) or "components".
 
     Raises:
-        UsageError: naming the argument that does not fit.
+        UsageError: train or test has another shape or too few points.
     """
     for name, points, least in (("train", train, 10), ("test", test, 2)):
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < least:
             raise UsageError(f"{name} must be {least} or more points (N, 2), got shape {tuple(points.shape)}")
     x, held_out = train.double().cpu().numpy(), test.double().cpu().numpy()
-    subset = np.random.default_rng(seed).permutation(x)[:CHOSEN_ON]
+    subset = np.random.default_rng(seed).permutation(x)[:SELECTION_POINTS]
     scale, sizes = x.std(0).mean(), [k for k in COMPONENTS if k <= len(subset) // 2]
     kernels, mixture = KernelDensity(rtol=1e-4), GaussianMixture(max_iter=500, random_state=seed)
 
-    with threadpool_limits(limits=1):  # for matrices this small, threads cost ten times what they save
+    with threadpool_limits(limits=1):  # matrices this small take ten times as long with several threads
         bandwidth = _choose(kernels, "bandwidth", scale * np.logspace(-2, 0, 21), subset)
         bandwidth *= (0.8 * len(subset) / len(x)) ** (1 / 6)  # chosen with four fifths of the subset
         components = _choose(mixture, "n_components", sizes, subset)
@@ -219,7 +221,7 @@ def baselines(train: Tensor, test: Tensor, seed: int = 0) -> dict[str, dict[str,
 
 
 def _choose(model: Any, name: str, values: Iterable[Any], x: NDArray[np.float64]) -> Any:
-    """The value of the model's setting with the best cross-validated likelihood."""
+    """The value of a setting of the model with the best cross-validated likelihood."""
     search = GridSearchCV(model, {name: list(values)}, cv=5, refit=False).fit(x)
     return np.asarray(search.best_params_[name]).item()
 

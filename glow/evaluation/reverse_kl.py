@@ -1,14 +1,11 @@
 """How well a flow has learned a density that is known up to a factor, by its own samples."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from glow.distributions.plane import DoubleWell, PlaneDensity
+from glow.distributions.plane import PlaneDensity
 from glow.flows.flow import Flow
 
 
@@ -23,11 +20,10 @@ def reverse_kl_report(flow: Flow, target: PlaneDensity, n: int, generator: torch
         generator: their source.
 
     Returns:
-        ``elbo``, the mean of log w, nats; ``log_normalizer`` of the target, by integration, and ``elbo_gap``, what the
-        ELBO lacks of it, which is KL(q, p); ``log_normalizer_estimate`` from the weights; ``ess``, the effective sample
-        size :math:`(\sum w)^2 / \sum w^2` as a fraction of n. For a double well its ``free_energy_difference``, kT,
-        by integration, and ``free_energy_estimate``, from the weighted samples (Noé et al. 2019). What is not finite is
-        None.
+        ``samples``, n; ``elbo``, the mean of log w, nats; ``log_normalizer`` of the target, by integration, and
+        ``elbo_gap``, what the ELBO lacks of it, which is KL(q, p); ``log_normalizer_estimate`` from the weights; ``ess``,
+        the effective sample size :math:`(\sum w)^2 / \sum w^2` as a fraction of n; and the target's ``observables``.
+        None for what is not finite.
     """
     x, log_q = flow.generate_with_log_prob(flow.draw(n, generator=generator))
     x, log_w = x.double(), target.log_prob(x.double()) - log_q.double()
@@ -40,13 +36,6 @@ def reverse_kl_report(flow: Flow, target: PlaneDensity, n: int, generator: torch
         "elbo_gap": target.log_normalizer - elbo,
         "log_normalizer_estimate": log_sum.item() - math.log(n),
         "ess": (2 * log_sum - (2 * log_w).logsumexp(0)).exp().item() / n,
+        **target.observables(x, log_w),
     }
-    if isinstance(target, DoubleWell):
-        report["free_energy_difference"] = target.free_energy_difference
-        report["free_energy_estimate"] = _free_energy(log_w, target.right(x))
     return {name: value if math.isfinite(value) else None for name, value in report.items()}
-
-
-def _free_energy(log_w: Tensor, right: Tensor) -> float:
-    """Minus the logarithm of the weight in the right well over that in the left one, kT."""
-    return (log_w[~right].logsumexp(0) - log_w[right].logsumexp(0)).item()

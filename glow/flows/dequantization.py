@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape
+from glow.distributions.base import draw
 from glow.errors import UsageError, check_positive
 
 
@@ -50,9 +52,8 @@ class Dequantization(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Uniform in [0, 1) for ``n`` elements: (n, *shape), on the generator's device, where there is one."""
-        device = device if generator is None else generator.device
-        return torch.rand(n, *shape, generator=generator, device=device, dtype=dtype)
+        """Uniform in [0, 1) for ``n`` elements: (n, *shape)."""
+        return draw(partial(torch.rand, dtype=dtype), n, *shape, generator=generator, device=device)
 
     def forward(self, q: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Integers (B, ...) -> reals in [-1/2, 1/2) (B, ...), level correction (B,), nats.
@@ -72,7 +73,11 @@ class Dequantization(nn.Module):
                 f"images must be integers from 0 to {self.grey_levels - 1}, got values from {q.min()} to {q.max()}"
             )
         x = (q + noise) / self.grey_levels - 0.5
-        return x, x.new_full((len(x),), -math.prod(q.shape[1:]) * math.log(self.grey_levels))
+        return x, self.correction(x)
+
+    def correction(self, x: Tensor) -> Tensor:
+        """The level correction of reals (B, ...): (B,), nats."""
+        return x.new_full((len(x),), -math.prod(x.shape[1:]) * math.log(self.grey_levels))
 
     def quantize(self, x: Tensor) -> Tensor:
         """Reals (B, ...) -> the grey level of their bin, uint8 (B, ...).

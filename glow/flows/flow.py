@@ -11,9 +11,9 @@ from torch import Tensor
 from glow.bijections import Bijection, DataDependent
 from glow.bijections.base import Shape
 from glow.bijections.repeated import unfused
-from glow.distributions.base import Distribution
+from glow.distributions.base import Distribution, check_draw, draw
 from glow.distributions.latent import Base, StandardNormal
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError
 from glow.flows.dequantization import Dequantization
 
 
@@ -160,8 +160,7 @@ class Flow(Distribution):
         if isinstance(y, int):
             y = torch.full((n,), y)
         elif y is None and self.classes:
-            source = generator.device if generator is not None else self.device
-            y = torch.randint(self.classes, (n,), generator=generator, device=source)
+            y = draw(torch.randint, self.classes, (n,), generator=generator, device=self.device)
         return self.decode(latents, None if y is None else y.to(self.device))
 
     def draw(
@@ -175,8 +174,7 @@ class Flow(Distribution):
             generator: their source; they are drawn on its device in float32, so that one of the CPU gives the same
                 on every device.
         """
-        check_positive("n", n, integer=True, zero=True)
-        check_positive("temperature", temperature, zero=True)
+        check_draw(n, temperature)
         with self.device if generator is None else nullcontext():
             drawn = [
                 self.base.sample(n, shape, temperature=temperature, generator=generator)

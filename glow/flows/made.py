@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glow.bijections.elementwise import tanh_log_scale
-from glow.distributions.base import Distribution
+from glow.distributions.base import Distribution, check_draw, draw
 from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
 from glow.flows.vectors import check_vectors
@@ -106,15 +106,14 @@ class MADEDensity(Distribution):
 
         Temperature divides the logits of Bernoullis and multiplies the standard deviations of Gaussians.
         """
-        check_positive("n", n, integer=True, zero=True)
-        check_positive("temperature", temperature, zero=True)
-        d, device = self.network.orders.shape[1], generator.device if generator is not None else self.device
-        orders = torch.randint(len(self.network.orders), (n,), generator=generator, device=device)
+        check_draw(n, temperature)
+        masks, d = self.network.orders.shape
+        orders = draw(torch.randint, masks, (n,), generator=generator, device=self.device)
         random = torch.rand if self.binary else torch.randn
-        draws = random(n, d, generator=generator, device=device).to(self.device, self.dtype)
+        draws = draw(random, n, d, generator=generator, device=self.device, dtype=self.dtype)
         x = torch.zeros(n, d, device=self.device, dtype=self.dtype)
         for order in orders.unique().tolist():
-            mine = (orders == order).to(self.device)
+            mine = orders == order
             part, own = x[mine], draws[mine]
             for i in self.network.orders[order].argsort().tolist():
                 h = self.network(part, order=order)[:, i].to(x.dtype)

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijections import Affine, Bijection, Composition, Planar
-from glow.distributions.base import Distribution
+from glow.distributions.base import Distribution, check_draw, draw
 from glow.distributions.latent import StandardNormal
 from glow.errors import UsageError, check_choice, check_positive
 from glow.flows.autoregressive import autoregressive_layers
@@ -78,8 +80,8 @@ class VAE(Distribution):
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Standard normals (n, latents), which the encoder turns into its draws."""
-        device = generator.device if generator is not None else self.device
-        return torch.randn(n, self.latents, generator=generator, device=device, dtype=self.dtype)
+        normals = partial(torch.randn, dtype=self.dtype)
+        return draw(normals, n, self.latents, generator=generator, device=self.device)
 
     def log_prob(
         self,
@@ -118,12 +120,11 @@ class VAE(Distribution):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """uint8 (n, *event_shape), zeros and ones; temperature is the standard deviation of the latents."""
-        check_positive("n", n, integer=True, zero=True)
-        check_positive("temperature", temperature, zero=True)
-        device = generator.device if generator is not None else self.device
-        z = temperature * torch.randn(n, self.latents, generator=generator, device=device)
-        u = torch.rand(n, math.prod(self.event_shape), generator=generator, device=device)
-        probability = self.decoder(z.to(self.device, self.dtype)).sigmoid()
+        check_draw(n, temperature)
+        own: dict[str, Any] = {"generator": generator, "device": self.device, "dtype": self.dtype}
+        z = temperature * draw(torch.randn, n, self.latents, **own)
+        u = draw(torch.rand, n, math.prod(self.event_shape), **own)
+        probability = self.decoder(z).sigmoid()
         return (u.to(probability) < probability).to(torch.uint8).unflatten(1, self.event_shape)
 
 

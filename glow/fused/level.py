@@ -106,7 +106,7 @@ class FusedLevel(Repeated, RecordsScales):
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
         z, log_scales, extremes = FusedSteps.apply(rows, settings, self.recorder is not None, *steps)
         if self.recorder is not None and extremes is not None:
-            self.recorder.add(*extremes)
+            self.recorder.add(extremes[:, 0].amin(), extremes[:, 1].amax())
         z = z.view(b, h, w, c).permute(0, 3, 1, 2)  # channels_last
         return z, sum_event(log_scales.view(b, -1)) + log_det * h * w
 

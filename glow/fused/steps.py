@@ -196,14 +196,12 @@ def forward_steps(
 ) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
     """K steps: x (N, C) -> z (N, C), summed log-scales (N, C - c), extreme scales, what ``backward_steps`` needs.
 
-    ``keep`` asks for the last of these, ``watch`` for the smallest and the largest scale (2,).
+    ``keep`` asks for the last of these, ``watch`` for the smallest and the largest scale of every step (K, 2).
     """
     space, min_scale, recompute, kernels = settings
     every = INPUTS_EVERY[recompute]
     total = x.new_zeros(len(x), x.shape[1] - steps.conditioning)
-    inputs: list[Tensor] = []
-    hiddens: list[Tensor] = []
-    extremes: list[Tensor] = []
+    inputs, hiddens, extremes = list[Tensor](), list[Tensor](), list[Tensor]()
     for k, step in enumerate(steps.unbind()):
         if keep and every and k % every == 0:
             inputs.append(x)
@@ -213,10 +211,7 @@ def forward_steps(
         if watch and hidden.scale is not None:
             extremes.append(torch.stack(hidden.scale.aminmax()))
         del hidden  # or else the next step's layers could not take its memory, which is in the cache
-    if not extremes:
-        return x, total, None, [*inputs, *hiddens]
-    low, high = torch.stack(extremes).unbind(1)
-    return x, total, torch.stack((low.amin(), high.amax())), [*inputs, *hiddens]
+    return x, total, torch.stack(extremes) if extremes else None, [*inputs, *hiddens]
 
 
 def backward_steps(

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from glow.resilience.storage import replace, disk_full_errors
+from glow.resilience.storage import disk_full_errors, replace
 
 
 class AppendingCSVLogger(CSVLogger):

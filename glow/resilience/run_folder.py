@@ -151,7 +151,7 @@ def choose_folder(cfg: DictConfig) -> Path:
         return base
     launch, rank = launch_id()
     if launch is not None:
-        return _folder_of_launch(launch, rank, base)
+        return folder_of_launch(launch, rank, base)
     if cfg.trainer.num_nodes > 1:
         raise UsageError("resume=false on several nodes needs torchrun or srun; else give a new name=")
     # Lightning starts the other processes of a machine by the same command: they follow the first.
@@ -178,7 +178,7 @@ def _candidates(base: Path) -> Iterator[Path]:
         yield base.with_name(f"{base.name}-{n}")
 
 
-def _folder_of_launch(launch: str, rank: int, base: Path) -> Path:
+def folder_of_launch(launch: str, rank: int, base: Path) -> Path:
     """The folder that bears this launch's name; rank 0 makes it, the others wait for it."""
     until = time.monotonic() + FOLDER_TIMEOUT
     while time.monotonic() < until:

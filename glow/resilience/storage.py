@@ -89,7 +89,7 @@ def disk_full_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 reason = (cause.strerror or "").lower()
                 raise DiskFullError(f"{cause.filename or path} could not be written: {reason}") from error
             cause = cause.__cause__ or cause.__context__

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from glow.errors import NonFiniteError, UsageError, check_positive
-from glow.resilience.nonfinite import in_batch, in_weights
+from glow.resilience.nonfinite_source import in_batch, in_weights
 from glow.seeds import generator
 from glow.training.module import DensityModule
 

@@ -21,7 +21,9 @@ class MaximumLikelihood(DensityModule):
         optimizer: see there.
         schedule: see there.
         shift: training images are shifted by up to this fraction of their size, in [0, 1).
-        plain: ``model``, ``dataset`` and ``seed``; see there.
+        model: see there.
+        dataset: see there.
+        seed: see there.
 
     Raises:
         UsageError: shift is out of range, or there is neither a flow nor a model.
@@ -34,15 +36,17 @@ class MaximumLikelihood(DensityModule):
         schedule: Callable[..., Any] | None = None,
         *,
         shift: float = 0.0,
-        **plain: Any,
+        model: dict[str, Any] | None = None,
+        dataset: dict[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(flow, optimizer, schedule, **plain)
+        super().__init__(flow, optimizer, schedule, model=model, dataset=dataset, seed=seed)
         check_positive("objective.shift", shift, zero=True)
         if shift >= 1:
             raise UsageError(f"objective.shift must be below 1, the whole picture, got {shift}")
         self.save_hyperparameters("shift")
         self.shift = shift
-        self.unit = "nll" if _dequantization(self.flow) is None else "bpd"
+        self.unit = "nll" if self.flow.dequantization is None else "bpd"
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         if self.flow.classes and len(batch) < 2:
@@ -52,7 +56,3 @@ class MaximumLikelihood(DensityModule):
 
     def augment(self, x: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
         return random_shift(x, self.shift, uniform(2)) if self.shift and x.dim() == 4 else x
-
-
-def _dequantization(flow: Any) -> Any:  # MERGE: flow.dequantization alone
-    return flow.dequantization if hasattr(flow, "dequantization") else flow.dequantize

@@ -1,6 +1,5 @@
 """What training with Lightning has in common, whatever the objective."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from glow.distributions.base import Distribution
@@ -17,7 +15,7 @@ from glow.errors import UsageError
 from glow.flows import build
 from glow.resilience.lightning_internals import logs_this_step
 from glow.seeds import generator
-from glow.training.schedules import time_used
+from glow.training.schedules import scheduled
 
 Batch = tuple[Tensor, ...]
 """A batch (x,) or (x, y): examples (B, ...) and labels (B,)."""
@@ -36,10 +34,8 @@ class DensityModule(L.LightningModule, ABC):
         flow: what is trained; None for ``glow.flows.build(model)``.
         optimizer: makes an optimizer of the parameters, such as ``functools.partial(torch.optim.Adamax, lr=1e-3)``. Only
             ``fit`` needs it.
-        schedule: makes a learning-rate schedule of the optimizer, or None. It is also given those of ``steps_per_epoch``
-            (optimizer steps, a float), ``total_steps`` (an int, or infinite) and ``time_used`` (see ``time_used``) that its
-            signature names and it does not have already. It advances after every step; torch's ``ReduceLROnPlateau`` after
-            every validation.
+        schedule: makes a learning-rate schedule of the optimizer, see ``glow.training.schedules.scheduled``; None for a
+            constant rate.
         model: plain values, the configuration of ``glow.flows.build``.
         dataset: plain values, the configuration of the data; kept for whoever opens the checkpoint.
         seed: decides dequantization noise and augmentation.
@@ -152,22 +148,4 @@ class DensityModule(L.LightningModule, ABC):
         optimizer = self.optimizer(self.parameters())
         if self.schedule is None:
             return optimizer
-        total = self.trainer.estimated_stepping_batches
-        self.trainer.fit_loop.setup_data()  # which the estimate leaves out when only max_steps is set
-        known = {
-            "steps_per_epoch": self.trainer.num_training_batches / self.trainer.accumulate_grad_batches,
-            "total_steps": total,
-            "time_used": time_used(self.trainer),
-        }
-        named = inspect.signature(self.schedule).parameters.keys() - getattr(self.schedule, "keywords", {})
-        schedule = self.schedule(optimizer, **{k: v for k, v in known.items() if k in named})
-        plateau = isinstance(schedule, ReduceLROnPlateau)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": schedule,
-                "interval": "epoch" if plateau else "step",
-                "frequency": (self.trainer.check_val_every_n_epoch or 1) if plateau else 1,
-                "monitor": f"val/{self.unit}",  # of ReduceLROnPlateau alone
-            },
-        }
+        return scheduled(self.trainer, optimizer, self.schedule, monitor=f"val/{self.unit}")

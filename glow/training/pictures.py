@@ -133,6 +133,6 @@ class Pictures(L.Callback):
 
 def _training_points(trainer: L.Trainer, n: int, seed: int) -> Tensor:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    if hasattr(data, "splits"):  # MERGE: hasattr(data, "arrays") -> data.arrays("train")[0]
-        return data.splits["train"][0]
+    if hasattr(data, "arrays"):
+        return data.arrays("train")[0]
     return initialization_batch(trainer, n, seed)[0]

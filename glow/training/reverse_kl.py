@@ -26,8 +26,9 @@ class ReverseKL(DensityModule):
         flow: a ``Flow`` whose samples are differentiable; otherwise as in ``DensityModule``.
         optimizer: see there.
         schedule: see there.
+        model: see there.
         dataset: the configuration of a ``glow.data.Toy``, whose ``kind`` and ``noise`` name the density.
-        plain: ``model`` and ``seed``; see there.
+        seed: see there.
 
     Raises:
         UsageError: the flow's samples are not differentiable, or the density is zero somewhere.
@@ -43,10 +44,11 @@ class ReverseKL(DensityModule):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         schedule: Callable[..., Any] | None = None,
         *,
+        model: dict[str, Any] | None = None,
         dataset: dict[str, Any] | None = None,
-        **plain: Any,
+        seed: int = 0,
     ) -> None:
-        super().__init__(flow, optimizer, schedule, dataset=dataset, **plain)
+        super().__init__(flow, optimizer, schedule, model=model, dataset=dataset, seed=seed)
         if not isinstance(self.flow, Flow) or not self.flow.base.reparametrized:
             raise UsageError(
                 "objective=reverse_kl needs a flow whose samples are differentiable: neither model=made nor model.base=mixture"

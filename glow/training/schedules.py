@@ -1,11 +1,14 @@
 """The learning rate over the steps of a run."""
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from glow.errors import UsageError, check_choice, check_positive
 from glow.resilience.lightning_internals import time_limits
@@ -88,3 +91,37 @@ def time_used(trainer: L.Trainer) -> Callable[[], float] | None:
         return min(1.0, share)
 
     return used
+
+
+def scheduled(
+    trainer: L.Trainer, optimizer: torch.optim.Optimizer, schedule: Callable[..., Any], monitor: str
+) -> OptimizerLRSchedulerConfig:
+    """An optimizer and its schedule, for ``configure_optimizers``.
+
+    Args:
+        trainer: of the run.
+        optimizer: whose learning rate changes.
+        schedule: makes the schedule, ours or torch's, of the optimizer and those of ``steps_per_epoch`` (optimizer steps,
+            a float), ``total_steps`` (an int, or infinite) and ``time_used`` (see there) that its signature names and a
+            ``functools.partial`` has not set. It advances after every step; ``ReduceLROnPlateau`` after every validation.
+        monitor: the figure that ``ReduceLROnPlateau`` looks at.
+    """
+    total = trainer.estimated_stepping_batches
+    trainer.fit_loop.setup_data()  # which the estimate leaves out when only max_steps is set
+    known = {
+        "steps_per_epoch": trainer.num_training_batches / trainer.accumulate_grad_batches,
+        "total_steps": total,
+        "time_used": time_used(trainer),
+    }
+    named = inspect.signature(schedule).parameters.keys() - getattr(schedule, "keywords", {})
+    made = schedule(optimizer, **{k: v for k, v in known.items() if k in named})
+    plateau = isinstance(made, ReduceLROnPlateau)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {
+            "scheduler": made,
+            "interval": "epoch" if plateau else "step",
+            "frequency": (trainer.check_val_every_n_epoch or 1) if plateau else 1,
+            "monitor": monitor,
+        },
+    }

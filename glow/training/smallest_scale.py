@@ -7,10 +7,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-try:  # MERGE: `from glow.bijections import record_scales` alone
-    from glow.bijections import record_scales  # type: ignore[attr-defined]
-except ImportError:
-    from glow.training._record_scales import record_scales  # type: ignore[import-not-found]
+from glow.bijections.scales import record_scales
+from glow.training.module import DensityModule
 
 
 class SmallestScale(L.Callback):
@@ -29,6 +27,7 @@ class SmallestScale(L.Callback):
 
     # Only around batches: what other callbacks compute at the end of a validation does not count.
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, DensityModule)
         self._recording = ExitStack()
         self._scales = self._recording.enter_context(record_scales(pl_module.flow))
 

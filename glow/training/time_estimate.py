@@ -23,7 +23,8 @@ def time_left(trainer: L.Trainer) -> float:
 class TimeEstimate(L.Callback):
     """Time one training step at the start and warn when the whole run would take too long.
 
-    On a CPU it is a step of a few images, on a GPU, which is efficient for large batches only, one of the run's size.
+    On a CPU it is a step of a few images, on a GPU, which is efficient for large batches only, one of the run's size. The
+    data module must tell its ``batch_size``, that of all devices; otherwise nothing is estimated.
 
     Args:
         hours: warn above this.
@@ -38,8 +39,9 @@ class TimeEstimate(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DensityModule)
         device = pl_module.device
-        # A data module that tells its batch size tells that of all devices, as ours do.
-        size = getattr(trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
+        size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if size is None:
+            return
         images = max(1, size // trainer.world_size)
         if device.type == "cpu":
             images = min(images, self.CPU_IMAGES)

@@ -30,7 +30,10 @@ def check_files(folder: Path, results: dict[str, Any], image: bool = True) -> No
     assert list((folder / "tensorboard").glob("events*"))
     for name in ("best", "last"):
         checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
-        assert checkpoint["hyper_parameters"]["model"]["family"] in ("glow", "realnvp")
+        assert checkpoint["hyper_parameters"]["model"]["_target_"] in (
+            "glow.flows.Glow",
+            "glow.flows.RealNVP",
+        )
     pictures = sorted(p.name for p in (folder / "samples").glob("*.png"))
     assert any(p.startswith("step_") for p in pictures)
     assert saved["picture"] == ("samples/temperatures.png" if image else "samples/density.png")

@@ -1,9 +1,8 @@
 """What `python evaluate.py` measures, at tiny sizes."""
 
-from __future__ import annotations
-
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 
 from glow.commands.evaluate import evaluate
 from glow.commands.main import compose
+from glow.commands.sources import settings
 from glow.errors import UsageError
 
 
@@ -63,11 +63,41 @@ class TestBits:
     def test_other_data(self, tiny_run: Path, tmp_path: Path, picture_folder: Path) -> None:
         folder = ("dataset=image_folder", f"dataset.root={picture_folder}")
         report = measure(tiny_run, tmp_path, *folder, FAST)
-        assert report["dataset"] == "image_folder"
+        assert report["dataset"] == "image_folder-pictures"
         assert report["split"] == "all"
         assert report["weights"]["ema"]["n"] == 40
         assert measure(tiny_run, tmp_path, *folder, FAST, "split=test")["weights"]["ema"]["n"] == 4
         assert measure(tiny_run, tmp_path, FAST)["weights"]["ema"]["mean"] != report["weights"]["ema"]["mean"]
+
+    def test_bound_and_draws_are_printed(
+        self, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        measure(tiny_run, tmp_path, FAST, "limit=8", "weights=ema", "bound=iw", "draws=4")
+        assert re.search(r"ema +[\d.]+ \+- [\d.]+ bits/dim \(bound=iw of draws=4\)", capsys.readouterr().out)
+        measure(tiny_run, tmp_path, FAST, "limit=8", "weights=ema")
+        assert "bound=" not in capsys.readouterr().out
+
+    def test_other_data_does_not_overwrite_the_run_s_own(
+        self, tiny_run: Path, points_run: Path, tmp_path: Path, picture_folder: Path
+    ) -> None:
+        def folders(run: Path, *overrides: str) -> set[str]:
+            evaluate(compose("evaluate", [f"ckpt={run}", FAST, "split=test", *overrides]))
+            return {p.name for p in (run / "evaluation").iterdir()}
+
+        trained = ["dataset=image_folder", f"dataset.root={picture_folder}"]
+        run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+        content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        own = settings(compose("evaluate", trained).dataset) | {"channels": 1, "shape": [1, 8, 8]}
+        content["hyper_parameters"]["dataset"] = own
+        torch.save(content, run / "checkpoints" / "best.ckpt")
+        assert folders(run) == {"image_folder-test"}
+        other = Path(shutil.copytree(picture_folder, tmp_path / "others"))
+        one = folders(run, "dataset=image_folder", f"dataset.root={other}")
+        assert (
+            one == folders(run, f"dataset.root={other}") == {"image_folder-test", "image_folder-others-test"}
+        )
+        points = Path(shutil.copytree(points_run, tmp_path / "points"))
+        assert folders(points, "dataset.noise=0.3") == {"two_moons-noise=0.3-test"}
 
     def test_an_image_without_likelihood_is_named(
         self, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -108,14 +138,20 @@ class TestOutOfDistribution:
         root = f"dataset.root={fake_mnist}"
         assert measure(fashion, tmp_path, "ood=mnist", root, FAST)["ood"] == report
         folder = measure(fashion, tmp_path, "ood=image_folder", f"dataset.root={picture_folder}", FAST)["ood"]
-        assert folder["datasets"] == ["fashion_mnist", "image_folder"]
+        assert folder["datasets"] == ["fashion_mnist", "image_folder-pictures"]
         assert folder["inside"] == report["inside"]
+        assert measure(fashion, tmp_path, f"ood={picture_folder}", FAST)["ood"] == folder
+        assert (tmp_path / "ood-image_folder-pictures.png").exists()
 
     def test_errors(self, fashion: Path, labelled_run: Path, tmp_path: Path) -> None:
         for wrong, message in (
             (["ood=fashion_mnist:mnist", "dataset=mnist"], "ood names the datasets: leave out dataset="),
             (["ood=mnist:fashion_mnist"], "was trained on fashion_mnist: set ood=fashion_mnist:mnist"),
-            (["ood=fashion_mnist:mnits"], "dataset=mnits is not one of .*did you mean 'mnist'"),
+            (["ood=fashion_mnist:mnits"], "ood=mnits is not one of .*did you mean 'mnist'"),
+            (
+                ["ood=digits"],
+                r"dataset=digits has examples of shape \(1, 8, 8\), but the model takes \(1, 28, 28\)",
+            ),
         ):
             with pytest.raises(UsageError, match=message):
                 measure(fashion, tmp_path, FAST, *wrong)
@@ -172,7 +208,7 @@ def test_files_go_into_the_runs_folder(tiny_run: Path, tmp_path: Path) -> None:
         (["limit=0"], "limit must be an integer above zero"),
         (["diagnostics=maybe"], "diagnostics must be true or false"),
         (["ood=a:b:c"], "ood=a:b:c must be IN_DISTRIBUTION:OTHER"),
-        (["ood=digits:mnits"], "dataset=mnits is not one of .*did you mean 'mnist'"),
+        (["ood=digits:mnits"], "ood=mnits is not one of .*did you mean 'mnist'"),
         (["dataset=cifar10"], r"dataset=cifar10 has examples of shape \(3, 32, 32\)"),
         (["weights=mean"], "weights='mean' is not one of ema, raw"),
     ],

@@ -1,8 +1,7 @@
 """What `python sample.py` draws, at tiny sizes."""
 
-from __future__ import annotations
-
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from sklearn.datasets import load_digits
 
 from glow import load
 from glow.checkpoint import read_model, resolve
-from glow.commands.main import compose
+from glow.commands.inputs import images
+from glow.commands.main import CONF, compose, explain
 from glow.commands.sample import sample
 from glow.commands.session import Session
+from glow.commands.sources import settings
 from glow.data import Digits
 from glow.errors import UsageError
 from glow.evaluation.pictures import grid
@@ -89,6 +90,13 @@ class TestSamples:
         mode = flow.decode([torch.zeros(1, *shape) for shape in flow.latent_shapes])
         assert (np.load(tmp_path / "samples_t1e-06.npy") == mode.numpy()).all()
 
+    @pytest.mark.xfail(strict=False, reason="needs Flow.draw(temperature=0) of the branch i14-maths")
+    def test_temperature_zero_draws_the_mode(self, tiny_run: Path, tmp_path: Path) -> None:
+        draw(tiny_run, tmp_path, "n=3", "temperature=0", "format=npy")
+        flow = load(tiny_run)
+        mode = flow.decode([torch.zeros(1, *shape) for shape in flow.latent_shapes])
+        assert (np.load(tmp_path / "samples_t0.npy") == mode.numpy()).all()
+
     def test_raw_and_averaged_weights_differ(self, tiny_run: Path, tmp_path: Path) -> None:
         for weights in ("raw", "ema"):
             draw(tiny_run, tmp_path / weights, "n=4", "format=npy", f"weights={weights}", "temperature=1")
@@ -117,7 +125,9 @@ class TestSamples:
         assert "4 of 4 samples at 0.7 have values that are not finite: 0, 1, 2, 3" in capsys.readouterr().out
         content["state_dict"]["flow.bijection.top.bias"][0] = 0.0
         for key, value in content["state_dict"].items():
-            if key.endswith("levels.0.steps.steps.0.shift"):  # added on the way in, taken off on the way out
+            if key.endswith(
+                "levels.0.steps.1.step.steps.0.shift"
+            ):  # added on the way in, taken off on the way out
                 value.fill_(-1e3)
         torch.save(content, run / "checkpoints" / "best.ckpt")
         assert draw(run, tmp_path, "n=4")["samples"][0]["one_grey"] == [0, 1, 2, 3]
@@ -133,17 +143,19 @@ class TestSamples:
         assert np.load(tmp_path / "samples_t1.npy").shape == (20, 2)
         with pytest.raises(UsageError, match="mode=reconstruct needs a model of images"):
             draw(points_run, tmp_path, "mode=reconstruct")
+        with pytest.raises(UsageError, match="format=folder writes pictures, and this model is of points"):
+            draw(points_run, tmp_path, "format=folder")
 
 
 def test_labels_of_real_images(labelled_run: Path, tmp_path: Path) -> None:
     """Those of the data, or ``label``."""
     data = Digits(name="digits", shape=(1, 8, 8), batch_size=4)
     data.setup("test")
-    labels = data.splits["test"][1][:2].tolist()  # type: ignore[index]
+    labels = data.arrays("test")[1][:2].tolist()  # type: ignore[index]
     saved = read_model(resolve(labelled_run))
     for label, expected in (([], labels), (["label=3"], [3, 3]), (["label=[8,1]"], [8, 1])):
         cfg = compose("sample", [f"out={tmp_path}", "mode=reconstruct", "images=[0,1]", *label])
-        _, y = Session(cfg, saved, saved.flow()).images([])
+        _, y = images(Session(cfg, saved, saved.flow()), [])
         assert y is not None
         assert y.tolist() == expected
     for wrong, message in (
@@ -158,7 +170,7 @@ class TestRealImages:
     def digits(self, *index: int) -> torch.Tensor:
         data = Digits(name="digits", shape=(1, 8, 8), batch_size=4)
         data.setup("test")
-        return data.splits["test"][0][list(index)]
+        return data.arrays("test")[0][list(index)]
 
     def test_an_interpolation_ends_at_the_reconstructions(self, tiny_run: Path, tmp_path: Path) -> None:
         for path in ("great_circle", "line"):
@@ -220,6 +232,10 @@ class TestRealImages:
         draw(tiny_run, tmp_path, "mode=reconstruct", images)
         expected = as_drawn(torch.from_numpy(load_digits().images[[0, 5], None]).byte())
         assert all(map(torch.equal, cells(tmp_path / "reconstruct.png", 2)[:2], expected))
+        mixed = draw(tiny_run, tmp_path, "mode=reconstruct", f"images=[{tmp_path}/a/0.png,3]")
+        assert mixed["largest_error"] == 0
+        both = [expected[0], as_drawn(self.digits(3))[0]]
+        assert all(map(torch.equal, cells(tmp_path / "reconstruct.png", 2)[:2], both))
         groups = f"groups=[{tmp_path}/a,{tmp_path}/b]"
         assert draw(tiny_run, tmp_path, "mode=manipulate", groups, images)["group_sizes"] == [5, 5]
 
@@ -256,9 +272,6 @@ def test_export(tiny_run: Path, tmp_path: Path) -> None:
         (["mode=manipulate", "groups=5"], "groups must be two classes"),
         (["mode=manipulate", "groups=[0,1]", "strengths=[]"], "strengths needs at least one value"),
         (["mode=manipulate", "groups=[nowhere,1]"], "groups: nowhere is not a folder"),
-        (["mode=reconstruct", "dataset.root=["], r"dataset\.root is not a setting of digits"),
-        (["mode=reconstruct", "dataset.batch_size=["], r"dataset\.batch_size=\[ cannot be read"),
-        (["mode=reconstruct", "dataset.batch_size=1,2"], "one value is wanted"),
         (["out=/proc/there"], "/proc/there cannot be written"),
         (["out=5"], "out must be a path, got 5"),
         (["device=meta"], "device=meta is not here"),
@@ -266,14 +279,16 @@ def test_export(tiny_run: Path, tmp_path: Path) -> None:
         (["mode=manipulate", "groups=[0,11]"], "groups: 11 is none of the labels"),
         (["mode=manipulate", "groups=[0,1]", "strengths=[a]"], "strengths must be numbers, got 'a'"),
         (["n=0"], "n must be an integer above zero"),
-        (["temperature=0"], "temperature must be a number above zero"),
+        (["temperature=-1"], "temperature must be a number of at least zero"),
+        (["mode=reconstruct", "dataset.root=x"], r"dataset\.root is not a setting of digits"),
+        (["mode=reconstruct", "+dataset.nois=x"], r"dataset\.nois is not a setting of digits"),
+        (["model=realnvp"], r"model\.\w+: the model is the checkpoint's"),
+        (["++model.network._target_=nowhere.Net"], r"model\.network\._target_=nowhere\.Net cannot be imported"),
         (["temperature=[]"], "temperature needs at least one value"),
         (["label=3"], "this model is not class-conditional"),
         (["weights=best"], "weights='best' is not one of ema, raw"),
         (["device=cuda:99"], "device=cuda:99 is not here"),
         (["device=abacus"], "device=abacus is not here"),
-        (["mode=reconstruct", "dataset=mnits"], "dataset=mnits is not one of"),
-        (["mode=reconstruct", "dataset.rot=x"], r"dataset\.rot is not a setting of digits"),
         (["mode=reconstruct", "dataset=two_moons"], r"the model takes \(1, 8, 8\)"),
         (["split=some", "mode=reconstruct"], "split='some' is not one of train, val, test"),
     ],
@@ -282,3 +297,32 @@ def test_export(tiny_run: Path, tmp_path: Path) -> None:
 def test_errors_name_the_setting(tiny_run: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         draw(tiny_run, tmp_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset.batch_size=[", "no viable alternative at input"),
+        ("dataset.batch_size=1,2", "Ambiguous value for argument .dataset.batch_size=1,2"),
+        ("dataset=mnits", "dataset=mnits is not one of .*did you mean 'mnist'"),
+        ("dataset.rot=x", r"dataset\.rot is not a setting; did you mean 'dataset\.root'"),
+    ],
+)
+def test_hydra_refuses_and_the_nearest_names_are_said(override: str, message: str) -> None:
+    for command in ("sample", "evaluate"):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 (Hydra has several)
+            compose(command, [override])
+        assert re.search(message, explain(caught.value))
+
+
+def test_every_setting_of_our_datasets_can_be_typed() -> None:
+    """``dataset.KEY=`` without a ``+``: conf/sample.yaml and evaluate.yaml list them all."""
+    options = [path.stem for path in (CONF / "dataset").glob("*.yaml")]
+    for command in ("sample", "evaluate"):
+        listed = set(compose(command).dataset)
+        for option in options:
+            chosen = compose(command, [f"dataset={option}"])
+            assert set(chosen.dataset) - {"_target_"} == listed, option
+            assert settings(chosen.dataset)["name"] == option
+        trained = compose("train", ["dataset=two_moons"]).dataset
+        assert settings(compose(command, ["dataset=two_moons"]).dataset) == trained

@@ -1,7 +1,5 @@
 """Folders of pictures, which several tests load."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from glow.data import ArrayData, ImageFolder
@@ -24,4 +22,5 @@ def count(data: ArrayData) -> int:
 
 
 def kept(root: Path) -> list[str]:
-    return sorted(p.name for p in root.glob(".glow-*x*"))
+    """The caches of decoded pictures in a folder."""
+    return sorted(p.name for p in root.glob(".glow-*x*") if not p.name.endswith("-readable.npy"))

@@ -1,7 +1,5 @@
 """What the datasets hold, and what they say when they cannot."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -28,25 +26,25 @@ def loaded(data):
 class TestSplits:
     def test_digits(self) -> None:
         data = loaded(Digits(**DIGITS, grey_levels=17, classes=10))
-        sizes = {k: len(v[0]) for k, v in data.splits.items()}
+        sizes = {split: len(e) for split, e in data.examples.items()}
         assert sizes == {"train": 1293, "val": 144, "test": 360}
-        x, y = data.splits["train"]
+        x, y = data.arrays("train")
         assert x.dtype == torch.uint8
         assert (x.min(), x.max()) == (0, 16)
         assert set(y.tolist()) == set(range(10))
 
     def test_validation_is_held_out_by_the_seed_and_the_test_split_is_not_touched(self) -> None:
         first, again, other = (loaded(Digits(**DIGITS, seed=s)) for s in (0, 0, 1))
-        assert torch.equal(first.splits["val"][0], again.splits["val"][0])
-        assert not torch.equal(first.splits["val"][0], other.splits["val"][0])
-        assert torch.equal(first.splits["test"][0], other.splits["test"][0])
-        together = torch.cat((first.splits["train"][0], first.splits["val"][0]))
+        assert torch.equal(first.arrays("val")[0], again.arrays("val")[0])
+        assert not torch.equal(first.arrays("val")[0], other.arrays("val")[0])
+        assert torch.equal(first.arrays("test")[0], other.arrays("test")[0])
+        together = torch.cat((first.arrays("train")[0], first.arrays("val")[0]))
         assert len(together) == 1437
 
     def test_fit_does_not_load_the_test_split(self) -> None:
         data = Digits(**DIGITS)
         data.setup("fit")
-        assert set(data.splits) == {"train", "val"}
+        assert set(data.examples) == {"train", "val"}
 
     def test_the_initialization_batch_is_always_the_same(self) -> None:
         first, again = (loaded(Digits(**DIGITS)).initialization_batch(32)[0] for _ in range(2))
@@ -66,7 +64,7 @@ class TestSplits:
     def test_grey_levels_are_floor_of_value_over_2_to_the_8_minus_n(self, fake_mnist: Path) -> None:
         def load(levels: int) -> torch.Tensor:
             common = {"name": "mnist", "shape": [1, 28, 28], "batch_size": 8, "grey_levels": levels}
-            return loaded(TorchvisionData(kind="MNIST", root=str(fake_mnist), **common)).splits["test"][0]
+            return loaded(TorchvisionData(kind="MNIST", root=str(fake_mnist), **common)).arrays("test")[0]
 
         assert torch.equal(load(32), load(256) // 8)
 
@@ -89,7 +87,7 @@ class TestTorchvision:
     def test_cifar_is_channels_first(self, fake_cifar: Path) -> None:
         common = {"name": "cifar10", "shape": [3, 32, 32], "batch_size": 8, "classes": 10}
         data = loaded(TorchvisionData(kind="CIFAR10", root=str(fake_cifar), **common))
-        x, y = data.splits["test"]
+        x, y = data.arrays("test")
         assert x.shape == (20, 3, 32, 32)
         assert y.tolist() == [i % 10 for i in range(20)]
 
@@ -125,28 +123,28 @@ class TestImageFolder:
 
     def test_classes_and_a_held_out_test_split(self, picture_folder: Path) -> None:
         data = loaded(self.folder(picture_folder, test_size=10, val_size=5))
-        sizes = {k: len(v[0]) for k, v in data.splits.items()}
+        sizes = {split: len(e) for split, e in data.examples.items()}
         assert sizes == {"train": 25, "val": 5, "test": 10}
-        labels = torch.cat([y for _, y in data.splits.values()])
+        labels = torch.cat([data.arrays(split)[1] for split in data.examples])
         assert labels.bincount().tolist() == [20, 20]
 
     def test_split_folders(self, picture_folder: Path) -> None:
         for split in ("train", "test"):
             shutil.copytree(picture_folder, picture_folder.parent / "splits" / split)
         data = loaded(self.folder(picture_folder.parent / "splits", val_size=0.1))
-        assert {k: len(v[0]) for k, v in data.splits.items()} == {"train": 36, "val": 4, "test": 40}
+        assert {split: len(e) for split, e in data.examples.items()} == {"train": 36, "val": 4, "test": 40}
 
     def test_split_folders_with_their_own_validation(self, picture_folder: Path) -> None:
         for split in ("train", "val"):
             shutil.copytree(picture_folder, picture_folder.parent / "splits" / split)
         data = loaded(self.folder(picture_folder.parent / "splits", test_size=0.25))
-        assert {k: len(v[0]) for k, v in data.splits.items()} == {"train": 30, "val": 40, "test": 10}
+        assert {split: len(e) for split, e in data.examples.items()} == {"train": 30, "val": 40, "test": 10}
 
     def test_classes_are_those_of_the_training_pictures(self, picture_folder: Path) -> None:
         root = picture_folder.parent / "splits"
         shutil.copytree(picture_folder, root / "train")
         shutil.copytree(picture_folder / "dog", root / "test" / "dog")
-        assert loaded(self.folder(root)).splits["test"][1].unique().tolist() == [1]
+        assert loaded(self.folder(root)).arrays("test")[1].unique().tolist() == [1]
         shutil.copytree(picture_folder / "dog", root / "test" / "yak")
         with pytest.raises(UsageError, match="has the class yak, which the training pictures lack"):
             loaded(self.folder(root))
@@ -169,14 +167,14 @@ class TestImageFolder:
         (picture_folder.parent / "links").mkdir()
         (picture_folder.parent / "links" / "cat").symlink_to(picture_folder / "cat")
         data = loaded(self.folder(picture_folder.parent / "links"))
-        assert sum(len(x) for x, _ in data.splits.values()) == 20
+        assert sum(map(len, data.examples.values())) == 20
 
     def test_no_classes(self, picture_folder: Path) -> None:
-        assert loaded(self.folder(picture_folder / "cat")).splits["train"][1] is None
+        assert loaded(self.folder(picture_folder / "cat")).arrays("train")[1] is None
 
     def test_grey(self, picture_folder: Path) -> None:
         data = loaded(self.folder(picture_folder, channels=1, shape=[1, 8, 8]))
-        assert data.splits["train"][0].shape[1:] == (1, 8, 8)
+        assert data.arrays("train")[0].shape[1:] == (1, 8, 8)
 
     def test_a_broken_picture_is_named_or_left_out(self, picture_folder: Path) -> None:
         good = (picture_folder / "cat" / "0.png").read_bytes()
@@ -188,7 +186,7 @@ class TestImageFolder:
             loaded(self.folder(picture_folder))
         with pytest.warns(UserWarning, match="2 of 40 pictures in .* left out"):
             data = loaded(self.folder(picture_folder, skip_broken=True))
-        assert sum(len(x) for x, _ in data.splits.values()) == 38
+        assert sum(map(len, data.examples.values())) == 38
 
     def test_no_pictures(self, tmp_path: Path) -> None:
         (tmp_path / "readme.txt").write_text("no pictures here")
@@ -255,13 +253,13 @@ class TestToy:
             return loaded(Toy(kind="two_moons", noise=0.05, name="m", shape=[2], batch_size=10, **sizes))
 
         first, again = make(), make()
-        assert {k: tuple(v[0].shape) for k, v in first.splits.items()} == {
+        assert {split: tuple(first.arrays(split)[0].shape) for split in first.examples} == {
             "train": (100, 2),
             "val": (20, 2),
             "test": (50, 2),
         }
-        assert torch.equal(first.splits["train"][0], again.splits["train"][0])
-        assert not torch.equal(first.splits["train"][0][:20], first.splits["val"][0])
+        assert torch.equal(first.arrays("train")[0], again.arrays("train")[0])
+        assert not torch.equal(first.arrays("train")[0][:20], first.arrays("val")[0])
 
     def test_eight_gaussians_have_eight_modes(self) -> None:
         data = Toy(
@@ -275,7 +273,7 @@ class TestToy:
             test_size=8,
         )
         data.setup("fit")
-        x = data.splits["train"][0]
+        x = data.arrays("train")[0]
         angles = (torch.atan2(x[:, 1], x[:, 0]) / (torch.pi / 4)).round() % 8
         assert len(angles.unique()) == 8
         torch.testing.assert_close(x.norm(dim=1), torch.full((800,), 2.0), atol=0.1, rtol=0)

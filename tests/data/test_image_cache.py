@@ -1,7 +1,5 @@
 """The decoded pictures are kept, and read again only when they have to be."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from pathlib import Path
@@ -10,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glow.data import image_folder as module
+from glow.data import picture_files as module
 from glow.errors import UsageError
 
 from .pictures import count, folder, kept, loaded
@@ -29,16 +27,17 @@ class TestCache:
         first = loaded(folder(picture_folder, grey_levels=levels))
         monkeypatch.setattr(module, "read_picture", self.refuse)
         second = loaded(folder(picture_folder, grey_levels=levels))
-        for split, (x, y) in without.splits.items():
+        for split in without.examples:
+            x, y = without.arrays(split)
             for other in (first, second):
-                assert torch.equal(other.splits[split][0], x)
-                assert torch.equal(other.splits[split][1], y)  # type: ignore[arg-type]
+                assert torch.equal(other.arrays(split)[0], x)
+                assert torch.equal(other.arrays(split)[1], y)  # type: ignore[arg-type]
 
     def test_splits_do_not_copy_what_is_mapped(self, picture_folder: Path) -> None:
         data = loaded(folder(picture_folder))
         assert len({e.x.data_ptr() for e in data.examples.values()}) == 1
         batch = data.examples["val"][torch.arange(2)]
-        assert torch.equal(batch[0], data.splits["val"][0][:2])
+        assert torch.equal(batch[0], data.arrays("val")[0][:2])
 
     def test_every_size_and_split_folder_has_its_own(self, picture_folder: Path) -> None:
         root = picture_folder.parent / "splits"
@@ -53,8 +52,9 @@ class TestCache:
     def test_another_folder(self, picture_folder: Path, tmp_path: Path) -> None:
         loaded(folder(picture_folder, cache=str(tmp_path / "kept" / "here")))
         assert kept(picture_folder) == []
-        [file] = (tmp_path / "kept" / "here").glob("pictures-*/.glow-*x*")
-        assert file.stat().st_size == 40 * (3 * 8 * 8 + 1)
+        [own] = (tmp_path / "kept" / "here").glob("pictures-*")
+        [file] = kept(own)
+        assert (own / file).stat().st_size == 128 + 40 * 3 * 8 * 8, "a header and the pictures"
 
     def test_a_root_that_cannot_be_written(
         self, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,7 +65,8 @@ class TestCache:
             warnings.simplefilter("error")
             loaded(folder(picture_folder))
         assert kept(picture_folder) == []
-        assert len(list((tmp_path / "home" / "glow").glob("pictures-*/.glow-*x*"))) == 1
+        [own] = (tmp_path / "home" / "glow").glob("pictures-*")
+        assert len(kept(own)) == 1
 
     @pytest.mark.parametrize("what", ["file", "full"])
     def test_nowhere_to_write_is_one_warning(
@@ -89,20 +90,3 @@ class TestCache:
     def test_bad_settings(self, picture_folder: Path, cache: object) -> None:
         with pytest.raises(UsageError, match="dataset.cache must be auto, a folder or null, got"):
             folder(picture_folder, cache=cache)
-
-    @pytest.mark.parametrize(("options", "copies"), [({}, 0), ({"grey_levels": 32}, 1), ({"cache": None}, 1)])
-    def test_memory_is_asked_for_what_is_copied(
-        self,
-        picture_folder: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        options: dict[str, object],
-        copies: int,
-    ) -> None:
-        def load(free: int) -> None:
-            monkeypatch.setattr(module, "_available_memory", lambda: free)
-            loaded(folder(picture_folder, **options))
-
-        load(40 * 3 * 8 * 8 * copies)
-        if copies:
-            with pytest.raises(UsageError, match="40 pictures of dataset.image_size=8 need .* of memory"):
-                load(40 * 3 * 8 * 8 * copies - 1)

@@ -1,7 +1,5 @@
 """Every example in exactly one batch of one device."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -52,6 +50,6 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_it_continues_inside_an_epoch() -> None:
     whole = list(EpochBatches(50, 8, shuffle=True))
-    rest = EpochBatches(50, 8, shuffle=True, done=lambda: 3)
+    rest = EpochBatches(50, 8, shuffle=True, completed=lambda: 3)
     assert len(rest) == len(whole) == 7
     assert all(torch.equal(a, b) for a, b in zip(rest, whole[3:], strict=True))

@@ -1,7 +1,5 @@
 """Base distributions."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -9,7 +7,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from glow.distributions.base import draw
 from glow.distributions.latent import Base, Mixture, StandardNormal, StudentT, Uniform
+from glow.errors import UsageError
 
 BASES: dict[str, Base] = {
     "normal": StandardNormal(),
@@ -108,3 +108,28 @@ def test_student_t_has_gradients_for_every_random_number(monkeypatch: pytest.Mon
 def test_outside_the_cube_is_nothing() -> None:
     found = Uniform().log_prob(torch.tensor([[0.5, 0.5], [0.5, 1.5], [-0.1, 0.2]]))
     assert found.tolist() == [0, -math.inf, -math.inf]
+
+
+def test_no_samples_and_no_spread(base: Base) -> None:
+    assert base.sample(0, (2,)).shape == (0, 2)
+    still = base.sample(50, (2,), temperature=0.0).detach()
+    assert len(still.unique(dim=0)) == (3 if isinstance(base, Mixture) else 1)
+    with pytest.raises(UsageError, match="n must be an integer of at least zero, got -1"):
+        base.sample(-1, (2,))
+    with pytest.raises(UsageError, match=r"temperature must be a number of at least zero, got -0\.5"):
+        base.sample(1, (2,), temperature=-0.5)
+
+
+def test_numbers_are_drawn_where_the_generator_is() -> None:
+    """The sampler is told the generator's device; the numbers go to the one that was asked for."""
+    told: list[torch.device | None] = []
+
+    def sampler(*size: int, generator: torch.Generator | None, device: torch.device | None) -> Tensor:
+        told.append(device)
+        return torch.zeros(size)
+
+    meta = torch.device("meta")
+    assert draw(sampler, 2, 3, generator=torch.Generator(), device=meta).device == meta
+    assert draw(sampler, 2, 3, device=meta, dtype=torch.float64).dtype == torch.float64
+    assert draw(sampler, 2, 3, generator=torch.Generator()).device == torch.device("cpu")
+    assert told == [torch.device("cpu"), meta, torch.device("cpu")]

@@ -1,7 +1,5 @@
 """Densities in the plane."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -49,7 +47,7 @@ class TestEveryTarget:
         cfg = compose("train", [f"dataset={kind}"]).dataset
         data = build_data({k: cfg[k] for k in cfg} | {"test_size": 50, "shape": [2]}, 0)
         data.setup("test")
-        x = data.splits["test"][0]
+        x = data.arrays("test")[0]
         assert isinstance(data, Toy)
         assert (tuple(x.shape), x.dtype) == ((50, 2), torch.float32)
         truth = data.true_nll(x)
@@ -82,8 +80,8 @@ def test_without_noise_there_is_no_density() -> None:
         kind="rings", noise=0, name="m", shape=[2], batch_size=1, train_size=9, val_size=2, test_size=2
     )
     data.setup("test")
-    assert data.true_nll(data.splits["test"][0]) is None
-    assert isinstance(data.target, NormalizedDensity)
+    assert data.true_nll(data.arrays("test")[0]) is None
+    assert isinstance(data.density, NormalizedDensity)
 
 
 def test_the_wells_differ_by_the_integral_of_their_boltzmann_factors() -> None:
@@ -124,7 +122,7 @@ def test_energies_are_those_of_the_paper(number: int) -> None:
 
 
 def test_unknown_kinds_and_noises() -> None:
-    with pytest.raises(UsageError, match="did you mean 'two_moons'"):
+    with pytest.raises(UsageError, match="^kind='twomoons' is not one of .*did you mean 'two_moons'"):
         density("twomoons", 0.1)
-    with pytest.raises(UsageError, match=r"dataset\.noise must be a number of at least zero"):
+    with pytest.raises(UsageError, match="^noise must be a number of at least zero"):
         density("rings", -1)

@@ -1,15 +1,12 @@
 """Small flows, and data, that the tests of diagnoses share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from glow.bijections import Composition, MultiScale, SplitPrior, Squeeze, TopPrior
-from glow.flows import glow, maf
-from glow.flows.flow import Flow
+from glow.flows import MAF, Flow, Glow
 from glow.networks import ZeroConv2d
 
 
@@ -24,7 +21,7 @@ def shaken(flow: Flow, dtype: torch.dtype = torch.float64) -> Flow:
 
 def small_glow(**options: Any) -> Flow:
     torch.manual_seed(0)
-    return glow((1, 8, 8), 17, **{"levels": 2, "depth": 2, "width": 8, **options})
+    return Glow((1, 8, 8), 17, **{"levels": 2, "depth": 2, "width": 8, **options})
 
 
 def pictures(n: int = 10) -> Tensor:
@@ -36,7 +33,7 @@ def normal(*shape: int, seed: int = 3) -> Tensor:
 
 
 def identity(dim: int = 6) -> Flow:
-    return maf((dim,), layers=2, hidden=4).double()  # as it starts
+    return MAF((dim,), layers=2, hidden=4).double()  # as it starts
 
 
 def two_scales(log_sd: tuple[float, float] = (0.0, 0.0)) -> Flow:
@@ -45,7 +42,7 @@ def two_scales(log_sd: tuple[float, float] = (0.0, 0.0)) -> Flow:
     split.network.bias.data[1::2] = log_sd[0]
     assert top.bias is not None
     top.bias.data[8:] = log_sd[1]
-    f = MultiScale([Composition([Squeeze()]), Composition([Squeeze()])], [split], top)
+    f = MultiScale((1, 8, 8), [Composition([Squeeze()]), Composition([Squeeze()])], [split], top)
     return Flow(f, (1, 8, 8)).double()
 
 

@@ -1,7 +1,5 @@
 """Bits per dimension of whole datasets."""
 
-from __future__ import annotations
-
 import json
 import math
 from types import SimpleNamespace
@@ -13,13 +11,12 @@ from torch import Tensor
 
 from glow.bijections import ActNorm
 from glow.errors import UsageError
-from glow.evaluation.bits import bits_per_dim, evaluate_log_probs, evaluation_noise, summary
-from glow.flows import glow, realnvp
-from glow.flows.flow import Flow
+from glow.evaluation.bits import bits_per_dim, evaluate_log_probs, evaluation_noise, mean_and_error
+from glow.flows import Flow, Glow, RealNVP
 from glow.seeds import generator
-from glow.training import FlowModule
+from glow.training import MaximumLikelihood
 
-MODEL = {"family": "glow", "image_shape": [1, 8, 8], "grey_levels": 17, "depth": 1, "width": 4}
+MODEL = {"_target_": "glow.flows.Glow", "event_shape": [1, 8, 8], "grey_levels": 17, "depth": 1, "width": 4}
 
 
 def images(n: int = 20) -> Tensor:
@@ -27,7 +24,7 @@ def images(n: int = 20) -> Tensor:
 
 
 def tiny(classes: int = 0) -> Flow:
-    flow = glow((1, 8, 8), 17, depth=1, width=4, class_conditional=classes > 0, classes=classes)
+    flow = Glow((1, 8, 8), 17, depth=1, width=4, class_conditional=classes > 0, classes=classes)
     y = torch.arange(64) % classes if classes else None
     flow.initialize(images(64), y)
     with torch.no_grad():  # its last layers are zero at first, and nothing would depend on labels
@@ -55,11 +52,13 @@ class TestNoise:
 
     @pytest.mark.parametrize("split", ["val", "test"])
     def test_it_is_that_of_training(self, split: str) -> None:
-        module = FlowModule(MODEL, {"name": "adamax", "lr": 1e-3}, seed=3)
+        module = MaximumLikelihood(model=MODEL, seed=3)
         module._trainer = SimpleNamespace(global_rank=1)  # type: ignore[assignment]
         x = images()
-        found = module._evaluation_noise(len(x), split, 5)
-        assert found is not None
+        met: list[Tensor] = []
+        module.loss = lambda batch, noise: met.append(noise)  # type: ignore[method-assign, assignment, arg-type, return-value]
+        module._evaluation_losses((x,), split, 5)
+        (found,) = met
         assert torch.equal(found, self.draw(x, split=split, device_index=1))
         assert torch.equal(found, torch.rand(x.shape, generator=generator("cpu", split, 3, 5, 1)))
 
@@ -84,16 +83,13 @@ class TestNoise:
 
 class TestLogProbs:
     def test_one_draw_is_what_the_test_of_a_run_computes(self) -> None:
-        module = FlowModule(MODEL, {"name": "adamax", "lr": 1e-3}, seed=3)
+        module = MaximumLikelihood(model=MODEL, seed=3)
         module._trainer = SimpleNamespace(global_rank=0)  # type: ignore[assignment]
         module.flow.initialize(images(64))
         module.eval()
         x = images()
         with torch.no_grad():
-            each = [
-                module.loss(b, module._evaluation_noise(len(b[0]), "test", i))
-                for i, b in enumerate(batches(x))
-            ]
+            each = [module._evaluation_losses(b, "test", i) for i, b in enumerate(batches(x))]
         found = evaluate_log_probs(module.flow, batches(x), seed=3)
         assert (found.dtype, found.shape, found.requires_grad) == (torch.float64, (20,), False)
         assert torch.equal(bits_per_dim(found.float(), (1, 8, 8)), torch.cat(each))
@@ -142,7 +138,7 @@ class TestLogProbs:
         assert torch.equal(labelled, evaluate_log_probs(flow, batches(x)))
 
     def test_vectors_have_no_noise(self) -> None:
-        flow, x = realnvp((2,)).double(), torch.randn(10, 2)
+        flow, x = RealNVP((2,)).double(), torch.randn(10, 2)
         found = evaluate_log_probs(flow, batches(x))
         with torch.no_grad():
             assert torch.equal(found, torch.cat([flow.eval()(b.double()) for b in x.split(8)]))
@@ -199,28 +195,28 @@ class TestLogProbs:
 class TestSummary:
     def test_against_numpy(self) -> None:
         values = torch.randn(50) + 3
-        found, array = summary(values), values.double().numpy()
+        found, array = mean_and_error(values), values.double().numpy()
         assert found["mean"] == found["finite_mean"] == pytest.approx(array.mean(), rel=1e-12)
         assert found["standard_error"] == pytest.approx(np.std(array, ddof=1) / math.sqrt(50), rel=1e-12)
         assert (found["n"], found["non_finite"], found["non_finite_at"]) == (50, 0, [])
 
     def test_one_value_has_no_error(self) -> None:
-        found = summary(torch.tensor([2.0]))
+        found = mean_and_error(torch.tensor([2.0]))
         assert (found["mean"], found["standard_error"]) == (2.0, None)
 
     def test_what_is_not_finite_is_named_and_spoils_the_mean(self) -> None:
         values = torch.tensor([1.0, float("nan"), 3.0, float("inf"), -float("inf"), 8.0])
-        found = summary(values)
+        found = mean_and_error(values)
         assert (found["mean"], found["standard_error"], found["finite_mean"]) == (None, None, 4.0)
         assert (found["n"], found["non_finite"], found["non_finite_at"]) == (6, 3, [1, 3, 4])
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 
     def test_only_the_first_are_listed(self) -> None:
-        found = summary(torch.full((30,), float("nan")))
+        found = mean_and_error(torch.full((30,), float("nan")))
         assert (found["non_finite"], found["non_finite_at"]) == (30, list(range(20)))
         assert found["finite_mean"] is None
 
     @pytest.mark.parametrize("shape", [(0,), (2, 3), ()])
     def test_other_shapes_are_refused(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(UsageError, match=r"values must have shape \(N,\)"):
-            summary(torch.zeros(shape))
+            mean_and_error(torch.zeros(shape))

@@ -1,7 +1,5 @@
 """Whether completions are draws from the conditional distribution, and what masks there are."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -15,9 +13,8 @@ from glow.bijections import Bijection
 from glow.errors import UsageError
 from glow.evaluation.completion import Completion, complete, trace_picture
 from glow.evaluation.masks import parse_mask
-from glow.flows import glow
+from glow.flows import Flow, Glow
 from glow.flows.dequantization import Dequantization
-from glow.flows.flow import Flow
 
 MEAN = torch.tensor([110.0, 120.0, 130.0, 140.0])
 SD = torch.tensor([40.0, 30.0, 20.0, 35.0])
@@ -77,7 +74,7 @@ def gaussian() -> Flow:
 
 @pytest.fixture
 def flow() -> Flow:
-    flow = glow((1, 8, 8), 17, levels=1, depth=1, width=4)
+    flow = Glow((1, 8, 8), 17, levels=1, depth=1, width=4)
     flow.initialize(torch.randint(17, (32, 1, 8, 8)))
     return flow.eval()
 
@@ -179,7 +176,7 @@ class TestCompletions:
     def test_fit_the_image_better_than_what_they_started_from(self) -> None:
         """A flow that has seen blocks of equal pixels, half of which are missing."""
         torch.manual_seed(0)
-        flow = glow((1, 8, 8), 17, levels=1, depth=2, width=8)
+        flow = Glow((1, 8, 8), 17, levels=1, depth=2, width=8)
         level = torch.randint(2, 15, (256, 1, 4, 4)).repeat_interleave(2, -1).repeat_interleave(2, -2)
         images = (level + torch.randint(-1, 2, level.shape)).to(torch.uint8)
         flow.initialize(images)
@@ -200,10 +197,10 @@ class TestCompletions:
         assert (completion.trace[-1] < completion.trace[0] - 0.2).all()
         assert completion.misfit.shape == (3,)
         assert (completion.misfit < 0.5 * completion.misfits[0]).all()
-        assert set(completion.figures()) == {"steps", "bits_per_dim", "misfit", "acceptance"}
+        assert set(completion.metrics()) == {"steps", "bits_per_dim", "misfit", "acceptance"}
 
     def test_are_of_the_class(self, image: Tensor) -> None:
-        flow = glow((1, 8, 8), 17, levels=1, depth=1, width=4, class_conditional=True, classes=3)
+        flow = Glow((1, 8, 8), 17, levels=1, depth=1, width=4, class_conditional=True, classes=3)
         flow.initialize(torch.randint(17, (32, 1, 8, 8)), torch.arange(32) % 3)
         nn.init.normal_(flow.bijection.top.embedding.weight)  # type: ignore[union-attr]
         missing = parse_mask("left", (1, 8, 8), source())

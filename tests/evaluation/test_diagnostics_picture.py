@@ -1,7 +1,5 @@
 """The picture of a diagnosis."""
 
-from __future__ import annotations
-
 import io
 import math
 

@@ -1,7 +1,5 @@
 """What is found wrong with a diagnosed flow."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any
@@ -39,7 +37,7 @@ def test_a_scale_that_is_off_is_named(scale: int, factor: float, word: str) -> N
     begin, number = line.split(":")[0].rsplit(" ", 1)
     assert begin == f"the latents of scale {scale + 1} of 2 are too {word} by a factor of"
     assert float(number) == pytest.approx(1.5, abs=0.03)
-    assert "trainer.max_epochs" in line
+    assert "fit.max_steps" in line
 
 
 def test_flows_are_told_their_own_settings() -> None:
@@ -51,6 +49,42 @@ def test_flows_are_told_their_own_settings() -> None:
     assert "model.depth or model.width" in line
 
 
+@pytest.mark.parametrize("unit", ["bits/dim", "nats"])
+def test_a_flow_that_overfits_is_never_told_to_train_longer(unit: str) -> None:
+    report = {**diagnose(identity(), 1.5 * normal(2000, 6) + 1), "unit": unit}
+    held_out = report["bits"]["total"]
+    length = "fit.max_epochs" if unit == "bits/dim" else "fit.max_steps"
+    first, *others = findings(report, held_out - 1)
+    assert (
+        f"the mean {unit} is {held_out - 1:.4f} on training examples and {held_out:.4f} on held-out" in first
+    )
+    assert len(others) == 2
+    for line in (first, *others):
+        assert f"lower {length}" in line
+        assert "optimizer=adamw" in line
+        assert "raise" not in line
+
+
+@pytest.mark.parametrize("better", [0.05, -1.0])
+def test_a_flow_that_does_not_overfit_is_told_so(better: float) -> None:
+    """Held-out data that surprises the flow is no overfitting when training data does so, too."""
+    report = diagnose(identity(), 1.5 * normal(2000, 6) + 1)
+    high, wide = findings(report, report["bits"]["total"] - better)
+    assert "too high" in high
+    assert "raise fit.max_steps" in high
+    assert wide.endswith("held-out data surprises the flow; lower optimizer.lr")
+    _, unknown = findings(report)
+    assert "if the training loss is lower, lower fit.max_steps" in unknown
+
+
+def test_a_difference_that_may_be_chance_is_no_overfitting() -> None:
+    report = diagnose(identity(), normal(500, 6))
+    error = report["bits"]["standard_error"]
+    assert 4 * math.sqrt(2) * error > THRESHOLDS["overfitting"].value
+    assert findings(report, report["bits"]["total"] - 5 * error) == []
+    assert "overfits" in findings(report, report["bits"]["total"] - 6 * error)[0]
+
+
 def test_dependent_latents_are_found_by_their_norms() -> None:
     """Six times the same standard normal: nothing is wrong with any single coordinate."""
     (line,) = findings(diagnose(identity(), normal(500, 1).expand(500, 6)))
@@ -58,11 +92,11 @@ def test_dependent_latents_are_found_by_their_norms() -> None:
     assert "from chi-square's (Kolmogorov-Smirnov distance)" in line
 
 
-@pytest.mark.parametrize("permutation", ["lu", "plain"])
+@pytest.mark.parametrize("permutation", ["lu", "full"])
 def test_a_convolution_that_is_nearly_singular_is_named(permutation: str) -> None:
     flow = small_glow(permutation=permutation)
-    mixing = flow.bijection.levels[1].unstack()[1].steps[1]
-    if permutation == "plain":
+    mixing = flow.bijection.levels[1].steps[1].unstack()[1].steps[1]
+    if permutation == "full":
         left, values, right = torch.linalg.svd(mixing.matrix.data)
         mixing.matrix.data.copy_(left @ torch.diag(torch.cat((values[:-1], torch.tensor([1e-5])))) @ right)
     else:
@@ -75,8 +109,8 @@ def test_a_convolution_that_is_nearly_singular_is_named(permutation: str) -> Non
 
 
 def test_a_singular_convolution_is_reported_not_raised() -> None:
-    flow = small_glow(permutation="plain")
-    flow.bijection.levels[1].steps.steps[1].matrix.data[0] = 0
+    flow = small_glow(permutation="full")
+    flow.bijection.levels[1].steps[1].step.steps[1].matrix.data[0] = 0
     report = diagnose(flow, pictures())
     json.dumps(report, allow_nan=False)
     lines = findings(report)
@@ -88,7 +122,7 @@ def test_a_singular_convolution_is_reported_not_raised() -> None:
 
 def test_weights_that_are_not_finite_are_named_and_drawn() -> None:
     flow = small_glow()
-    flow.bijection.levels[1].steps.steps[0].shift.data[1, 0] = torch.nan
+    flow.bijection.levels[1].steps[1].step.steps[0].shift.data[1, 0] = torch.nan
     report = diagnose(flow, pictures())
     json.dumps(report, allow_nan=False)
     lines = findings(report)
@@ -101,6 +135,7 @@ def test_weights_that_are_not_finite_are_named_and_drawn() -> None:
 @pytest.mark.parametrize(
     ("name", "path", "bad", "words"),
     [
+        ("overfitting", "bits.total", 7.0, "4.0000 on training examples and 7.0000 on held-out ones"),
         ("mean", "latents.0.mean", -0.3, "scale 1 of 2 are too low by 0.3:"),
         ("width", "latents.1.sd", 0.5, "scale 2 of 2 are too narrow by a factor of 2"),
         ("skewness", "latents.0.skewness", 0.9, "lopsided, skewness 0.9"),
@@ -128,9 +163,9 @@ def test_every_threshold_has_its_line(name: str, path: str, bad: Any, words: str
         }
     assert not findings(healthy)
     change(healthy, path, bad)
-    line = findings(healthy)[0]
+    line = findings(healthy, 4.0 if name == "overfitting" else None)[0]
     assert words in line
-    assert any(setting in line for setting in ("optimizer.", "model.", "trainer."))
+    assert any(setting in line for setting in ("optimizer.", "model.", "trainer.", "fit."))
     assert THRESHOLDS[name].meaning.endswith(".")
 
 

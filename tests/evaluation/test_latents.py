@@ -1,26 +1,23 @@
 """Walks between latents, redrawn scales, and batches of any size."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
-from glow.evaluation.latents import decode, flatten, great_circle, interpolate, line, redraw, unflatten
-from glow.flows import glow, realnvp
-from glow.flows.flow import Flow
+from glow.evaluation.latents import decode, great_circle, interpolate, line, redraw
+from glow.flows import Flow, Glow, RealNVP
 
 
 @pytest.fixture
 def flow() -> Flow:
-    flow = glow((1, 8, 8), 17, levels=2, depth=1, width=4)
+    flow = Glow((1, 8, 8), 17, levels=2, depth=1, width=4)
     flow.initialize(torch.randint(17, (32, 1, 8, 8)))
     return flow.eval()
 
 
 def test_flatten_and_back(flow: Flow) -> None:
     latents = flow.draw(3)
-    assert flatten(latents).shape == (3, 64)
-    assert all(map(torch.equal, unflatten(flatten(latents), flow), latents))
+    assert flow.flatten(latents).shape == (3, 64)
+    assert all(map(torch.equal, flow.unflatten(flow.flatten(latents)), latents))
 
 
 @pytest.mark.parametrize("path", ["great_circle", "line"])
@@ -98,14 +95,14 @@ def test_bad_images_are_named(flow: Flow) -> None:
 
 
 def test_an_image_of_one_grey_is_named() -> None:
-    flow = glow((1, 8, 8), 17, levels=1, depth=1, width=4).eval()  # not initialized: nearly the identity
+    flow = Glow((1, 8, 8), 17, levels=1, depth=1, width=4).eval()  # not initialized: nearly the identity
     still = decode(flow, [torch.zeros(2, 4, 4, 4)])
     assert still.one_grey == [0, 1]
     assert (still.images == 8).all()
 
 
 def test_points_are_no_images() -> None:
-    flow = realnvp((2,)).eval()
+    flow = RealNVP((2,)).eval()
     decoded = decode(flow, flow.draw(5))
     assert decoded.images.shape == (5, 2)
     assert decoded.one_grey == []

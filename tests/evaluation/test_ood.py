@@ -1,7 +1,5 @@
 """Scores for what is out of distribution, on arrays made by hand."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct

@@ -1,7 +1,5 @@
 """What the pictures show."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +8,12 @@ import torch
 from PIL import Image
 
 from glow.evaluation.pictures import grid, sample_grid, save_picture, temperature_grid
-from glow.flows import glow
-from glow.flows.flow import Flow
+from glow.flows import Flow, Glow
 
 
 @pytest.fixture
 def flow() -> Flow:
-    flow = glow((1, 8, 8), 17, depth=1, width=4)
+    flow = Glow((1, 8, 8), 17, depth=1, width=4)
     flow.initialize(torch.randint(17, (32, 1, 8, 8)))
     return flow.eval()
 

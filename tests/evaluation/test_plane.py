@@ -1,7 +1,5 @@
 """What the panels of the plane show, and that the baselines are fair."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -24,8 +22,7 @@ from glow.evaluation.plane import (
     qq_points,
     ring_fractions,
 )
-from glow.flows import maf, realnvp
-from glow.flows.flow import Flow
+from glow.flows import MAF, Flow, RealNVP
 
 ENTROPY = math.log(2 * math.pi * math.e)
 """Of a standard normal in the plane, nats."""
@@ -112,7 +109,7 @@ class TestPanels:
 def test_the_picture_is_brightest_at_the_mode() -> None:
     """An untrained flow is a standard normal; its mode is to the left of and above the data's middle."""
     data = torch.tensor([[-1.0, 1.0], [3.0, 1.0], [-1.0, -3.0], [3.0, -3.0]])
-    picture = plane_picture(maf((2,)), data, source())
+    picture = plane_picture(MAF((2,)), data, source())
     assert picture.dtype == torch.uint8
     assert picture.shape == (3, 640, 960)
     panel = picture[:, :320, 320:640].float()
@@ -128,7 +125,7 @@ def test_the_picture_is_brightest_at_the_mode() -> None:
 
 def test_pictures_are_of_the_plane() -> None:
     with pytest.raises(UsageError, match=r"needs a flow of shape \(2,\), got \(3,\)"):
-        plane_picture(realnvp((3,)), torch.randn(5, 3), source())
+        plane_picture(RealNVP((3,)), torch.randn(5, 3), source())
 
 
 @pytest.mark.parametrize("scale", [float("nan"), 1e30])
@@ -137,7 +134,7 @@ def test_a_flow_that_diverged_still_gives_a_picture(scale: float) -> None:
 
 
 def test_the_grid_of_the_identity_is_regular() -> None:
-    grid = deformed_grid(maf((2,)), reach=2, lines=5, points=9)
+    grid = deformed_grid(MAF((2,)), reach=2, lines=5, points=9)
     ticks, along = torch.arange(-2.0, 3), torch.linspace(-2, 2, 9)
     assert grid.shape == (2, 5, 9, 2)
     for axis, lines in enumerate(grid):
@@ -213,7 +210,7 @@ class TestBaselines:
 
     def test_more_points_than_choose_get_a_narrower_bandwidth(self, monkeypatch: pytest.MonkeyPatch) -> None:
         train, test = normal(800), normal(10, seed=1)
-        monkeypatch.setattr("glow.evaluation.plane.CHOSEN_ON", 100)
+        monkeypatch.setattr("glow.evaluation.plane.SELECTION_POINTS", 100)
         scaled = baselines(train, test)["kde"]["bandwidth"]
         chosen = scaled / (0.8 * 100 / 800) ** (1 / 6)
         tried = train.double().numpy().std(0).mean() * np.logspace(-2, 0, 21)

@@ -30,7 +30,7 @@ def all_images(pixels: int) -> Tensor:
 def digits() -> Tensor:
     data = Digits(name="digits", shape=[1, 8, 8], batch_size=64, grey_levels=2)
     data.setup("fit")
-    return data.splits["train"][0]
+    return data.arrays("train")[0]
 
 
 class TestMADE:

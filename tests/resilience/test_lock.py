@@ -15,20 +15,20 @@ from typing import Any
 import pytest
 
 from glow.errors import UsageError
-from glow.resilience.lock import LOCK, locked
-from glow.training import FlowModule
+from glow.resilience.lock import HOLDER, locked
+from glow.training import MaximumLikelihood
 
 
 def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
     with locked(tmp_path):
-        about = json.loads((tmp_path / LOCK).read_text())
+        about = json.loads((tmp_path / HOLDER).read_text())
         assert (about["host"], about["pid"]) == (socket.gethostname(), os.getpid())
         message = (
             rf"in use by process {os.getpid()} on {socket.gethostname()} since {about['since']}; .* name="
         )
         with pytest.raises(UsageError, match=message), locked(tmp_path):
             pass
-        assert json.loads((tmp_path / LOCK).read_text()) == about
+        assert json.loads((tmp_path / HOLDER).read_text()) == about
     with locked(tmp_path):
         pass
 
@@ -68,13 +68,13 @@ def test_training_holds_its_folder(
     tiny += ["callbacks.pictures=null", "callbacks.estimate=null"]
     messages: list[str] = []
 
-    def again(self: FlowModule, *args: Any) -> None:
+    def again(self: MaximumLikelihood, *args: Any) -> None:
         with pytest.raises(UsageError) as told:
             run("name=twice", *tiny)
         messages.append(str(told.value))
 
     with monkeypatch.context() as patch:
-        patch.setattr(FlowModule, "on_train_start", again)
+        patch.setattr(MaximumLikelihood, "on_train_start", again)
         run("name=twice", *tiny)
     assert all(f"twice is in use by process {os.getpid()} on" in m for m in messages)
     assert messages

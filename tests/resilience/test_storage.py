@@ -1,7 +1,5 @@
 """Files that are whole or not there, whenever the writing is cut short."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random
@@ -16,7 +14,7 @@ from glow.checkpoint import read_model
 from glow.errors import DiskFullError, UnreadableError, UsageError
 from glow.resilience import LastCheckpoint
 from glow.resilience.csv_logger import AppendingCSVLogger
-from glow.resilience.storage import DurableCheckpointIO, replace, told_when_full
+from glow.resilience.storage import DurableCheckpointIO, disk_full_errors, replace
 
 
 class Killed(BaseException):
@@ -33,7 +31,7 @@ def save(folder: Path, step: int) -> None:
 
 
 def step_of(folder: Path) -> int:
-    newest = LastCheckpoint(str(folder)).newest_whole()
+    newest = LastCheckpoint(str(folder)).latest_valid()
     assert newest is not None
     return read_model(newest).steps
 
@@ -118,13 +116,13 @@ def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(
 
 
 def test_when_none_is_whole_it_says_so(tmp_path: Path) -> None:
-    assert LastCheckpoint(str(tmp_path)).newest_whole() is None
+    assert LastCheckpoint(str(tmp_path)).latest_valid() is None
     save(tmp_path, 1)
     save(tmp_path, 2)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"no checkpoint is whole, start over with resume=false"):
-        LastCheckpoint(str(tmp_path)).newest_whole()
+        LastCheckpoint(str(tmp_path)).latest_valid()
 
 
 def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
@@ -158,7 +156,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), told_when_full(tmp_path):
+    with pytest.raises(PermissionError), disk_full_errors(tmp_path):
         raise PermissionError(errno.EACCES, "no")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="Not a directory|File exists"):
@@ -198,5 +196,5 @@ def test_a_disk_that_refuses_for_the_moment_is_no_damage(
     with monkeypatch.context() as patch:
         patch.setattr("zipfile.ZipFile", stale)
         with pytest.raises(UnreadableError, match="last.ckpt cannot be read now: Stale file handle"):
-            LastCheckpoint(str(tmp_path)).newest_whole()
+            LastCheckpoint(str(tmp_path)).latest_valid()
     assert step_of(tmp_path) == 2

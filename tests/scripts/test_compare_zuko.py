@@ -26,6 +26,7 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | int | None]:
     return start
 
 
+@pytest.mark.slow
 def test_every_pair(
     compare: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def refused(name: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_yardstick_goes_on_after_a_setting_that_fails(tmp_path: Path, fake_mnist: Path) -> None:
     said = refused(
         "yardstick", "--root", str(fake_mnist), "--out", str(tmp_path), "model.dept=1", "optimizer.lr=-1"

@@ -1,9 +1,7 @@
 """A program: trains on several processes and writes what each of them has, for ``test_ranks.py``.
 
-python ranks.py FOLDER DEVICES OVERRIDES...
+python ranks.py FOLDER DEVICES [reversed] OVERRIDES...; with ``reversed`` the callbacks are listed the other way round.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -60,12 +58,14 @@ class Record(L.Callback):
 
 if __name__ == "__main__":
     folder, devices, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    order = -1 if "reversed" in overrides else 1
+    overrides = [o for o in overrides if o != "reversed"]
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     real = L.Trainer.__init__
 
     def with_record(self: L.Trainer, **options: Any) -> None:
-        real(self, **options | {"callbacks": [*options["callbacks"], Record(folder)]})
+        real(self, **options | {"callbacks": [*options["callbacks"][::order], Record(folder)]})
 
     L.Trainer.__init__ = with_record  # type: ignore[method-assign, assignment]
     fixed = [f"output_dir={folder}", "trainer.accelerator=cpu", f"trainer.devices={devices}", "logger=none"]

@@ -1,7 +1,5 @@
 """Memory does not grow."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from glow.training import FlowModule
+from glow.training import MaximumLikelihood
 
 
 def resident() -> int:
@@ -24,14 +22,14 @@ def test_memory_is_flat_over_two_thousand_steps_and_fifty_validations(
     """From the tenth validation to the last it grows by less than a hundredth."""
     sizes: list[int] = []
 
-    def measure(self: FlowModule) -> None:
+    def measure(self: MaximumLikelihood) -> None:
         gc.collect()
         sizes.append(resident())
 
-    monkeypatch.setattr(FlowModule, "on_validation_end", measure)
+    monkeypatch.setattr(MaximumLikelihood, "on_validation_end", measure)
     results = run(
-        "trainer.max_epochs=50", "dataset.batch_size=32", "model.depth=1", "model.width=8", "callbacks.estimate=null",
-        "callbacks.pictures=null", "trainer.check_val_every_n_epoch=1",
+        "fit.max_epochs=50", "dataset.batch_size=32", "model.depth=1", "model.width=8", "callbacks.estimate=null",
+        "callbacks.pictures=null", "fit.validate_every=1",
     )  # fmt: skip
     assert results["steps"] >= 2000
     assert len(sizes) == 50

@@ -1,7 +1,5 @@
 """Several processes are one training: they hold the same numbers, and those of a single one."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -15,9 +13,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from glow.errors import UsageError
 
-SHORT = ("callbacks.pictures=null", "callbacks.estimate=null", "trainer.max_epochs=2", "trainer.max_steps=-1")
+SHORT = ("callbacks.pictures=null", "callbacks.estimate=null", "fit.max_epochs=2", "fit.max_steps=-1")
 IMAGES = (
-    "dataset.batch_size=64", "model.levels=2", "model.depth=2", "model.width=8", "model.permutation=shuffle", "shift=0.1",
+    "dataset.batch_size=64", "model.levels=2", "model.depth=2", "model.width=8", "model.permutation=shuffle", "objective.shift=0.1",
     "dataset.val_size=141", "trainer.limit_train_batches=8", "callbacks.ema.decay=0.9",  # 1,296 examples divide by 2
 )  # fmt: skip
 POINTS = (
@@ -52,6 +50,16 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path: Path, accumu
     assert len(first["hashes"][0]) == 2  # of the weights and of their averages
     assert len({h for hashes in first["hashes"] for h in hashes}) >= 5  # they do change
     assert len(one["losses"]) == len(first["losses"]) == 16
+    assert first["losses"] == pytest.approx(one["losses"], rel=0, abs=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["resilience=none", "reversed"])
+def test_they_do_so_without_resilience_and_in_another_order_of_callbacks(tmp_path: Path, change: str) -> None:
+    first, second = record(tmp_path / "two", 2, *IMAGES, change)
+    (one,) = record(tmp_path / "one", 1, *IMAGES)
+    assert first["hashes"] == second["hashes"]
+    assert len(first["hashes"]) == 3
     assert first["losses"] == pytest.approx(one["losses"], rel=0, abs=1e-8)
 
 

@@ -1,7 +1,5 @@
 """Stopping and continuing: nothing is lost, and nothing is different."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import os
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from glow.training import FlowModule
+from glow.training import MaximumLikelihood
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -22,7 +20,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 TINY = (
-    "model.depth=1", "model.width=8", "dataset.batch_size=128", "shift=0.1", "trainer.check_val_every_n_epoch=1",
+    "model.depth=1", "model.width=8", "dataset.batch_size=128", "objective.shift=0.1", "fit.validate_every=1",
     "callbacks.pictures=null", "callbacks.estimate=null",
 )  # fmt: skip
 
@@ -30,11 +28,11 @@ TINY = (
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """SIGTERM arrives during the n-th batch."""
 
-    def interrupt(self: FlowModule, *args: Any) -> None:
+    def interrupt(self: MaximumLikelihood, *args: Any) -> None:
         if self.trainer.fit_loop.total_batch_idx + 1 == batches:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(FlowModule, "on_train_batch_start", interrupt)
+    monkeypatch.setattr(MaximumLikelihood, "on_train_batch_start", interrupt)
 
 
 def same_weights(first: Path, second: Path) -> None:
@@ -48,13 +46,13 @@ def same_weights(first: Path, second: Path) -> None:
 @pytest.mark.parametrize(
     ("stop_at", "settings"),
     [
-        (5, ["trainer.max_epochs=3"]),  # inside an epoch
-        (11, ["trainer.max_epochs=3"]),  # at its end
-        (14, ["trainer.max_epochs=3"]),
-        (5, ["trainer.max_epochs=-1", "trainer.max_steps=33"]),
-        (11, ["trainer.max_epochs=-1", "trainer.max_steps=33"]),
-        (22, ["trainer.max_epochs=4", "trainer.max_steps=33"]),
-        (16, ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=3"]),  # inside an optimizer step
+        (5, ["fit.max_epochs=3"]),  # inside an epoch
+        (11, ["fit.max_epochs=3"]),  # at its end
+        (14, ["fit.max_epochs=3"]),
+        (5, ["fit.max_epochs=-1", "fit.max_steps=33"]),
+        (11, ["fit.max_epochs=-1", "fit.max_steps=33"]),
+        (22, ["fit.max_epochs=4", "fit.max_steps=33"]),
+        (16, ["fit.max_epochs=3", "trainer.accumulate_grad_batches=3"]),  # inside an optimizer step
     ],
 )
 def test_stopped_and_repeated_is_the_same_as_uninterrupted(
@@ -92,28 +90,39 @@ def test_stopped_and_repeated_is_the_same_as_uninterrupted(
             assert a == pytest.approx(b, rel=1e-5), f"{key} at {step}"
 
 
+def test_without_resilience_lightnings_own_checkpoint_is_continued(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = [*TINY, "resilience=none", "schedule.decay=none"]
+    whole = run("name=whole", *settings, "fit.max_epochs=3")
+    assert run("name=parts", *settings, "fit.max_epochs=2")["steps"] == 22
+    parts = run("name=parts", *settings, "fit.max_epochs=3")
+    for key in ("test", "val", "steps", "epochs"):
+        assert parts[key] == whole[key], key
+
+
 def test_a_validation_that_failed_is_done_again_as_a_whole(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = [*TINY, "trainer.max_epochs=1", "dataset.val_size=400"]
+    settings = [*TINY, "fit.max_epochs=1", "dataset.val_size=400"]
     whole = run("name=whole", *settings)
     with monkeypatch.context() as patch:
 
-        def fail(self: FlowModule, batch: Any, batch_idx: int, *args: Any) -> None:
+        def fail(self: MaximumLikelihood, batch: Any, batch_idx: int, *args: Any) -> None:
             if batch_idx == 2:
                 raise RuntimeError("out of memory")
 
-        patch.setattr(FlowModule, "on_validation_batch_start", fail)
+        patch.setattr(MaximumLikelihood, "on_validation_batch_start", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             run("name=parts", *settings)
     assert run("name=parts", *settings)["val"] == whole["val"]
 
 
 def test_a_row_that_was_cut_off_is_dropped(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    run("name=run", *TINY, "trainer.max_epochs=1")
+    run("name=run", *TINY, "fit.max_epochs=1")
     file = tmp_path / "outputs/run/metrics.csv"
     file.write_bytes(file.read_bytes() + b"1,2,3")
-    run("name=run", *TINY, "trainer.max_epochs=2", "trainer.limit_test_batches=null")
+    run("name=run", *TINY, "fit.max_epochs=2", "trainer.limit_test_batches=null")
     with file.open() as rows:
         assert all(None not in row for row in csv.DictReader(rows))
 
@@ -121,7 +130,7 @@ def test_a_row_that_was_cut_off_is_dropped(run: Callable[..., dict[str, Any]], t
 def test_a_new_folder_is_continued_by_the_advice_given(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [*TINY, "trainer.max_epochs=2"]
+    settings = [*TINY, "fit.max_epochs=2"]
     run("name=a/run", *settings)
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
@@ -136,19 +145,19 @@ def test_a_killed_run_continues_from_its_last_epoch(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is saved at the moment of the end, as after `kill -9`."""
-    whole = run("name=whole", *TINY, "trainer.max_epochs=3")
+    whole = run("name=whole", *TINY, "fit.max_epochs=3")
     with monkeypatch.context() as patch:
 
-        def die(self: FlowModule, *args: Any) -> None:
+        def die(self: MaximumLikelihood, *args: Any) -> None:
             if self.trainer.global_step == 17:
                 raise KeyboardInterrupt
 
-        patch.setattr(FlowModule, "on_train_batch_start", die)
+        patch.setattr(MaximumLikelihood, "on_train_batch_start", die)
         with pytest.raises(SystemExit):
-            run("name=parts", *TINY, "trainer.max_epochs=3")
+            run("name=parts", *TINY, "fit.max_epochs=3")
     last = tmp_path / "outputs/parts/checkpoints/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 11
-    assert run("name=parts", *TINY, "trainer.max_epochs=3")["test"] == whole["test"]
+    assert run("name=parts", *TINY, "fit.max_epochs=3")["test"] == whole["test"]
     same_weights(tmp_path / "outputs/whole", tmp_path / "outputs/parts")
 
 
@@ -156,32 +165,32 @@ def test_a_longer_run_continues_a_finished_one(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And is itself continued when it is stopped."""
-    settings = [*TINY, "optimizer.decay=none"]
-    whole = run("name=whole", *settings, "trainer.max_epochs=3")
-    assert run("name=parts", *settings, "trainer.max_epochs=1")["steps"] == 11
+    settings = [*TINY, "schedule.decay=none"]
+    whole = run("name=whole", *settings, "fit.max_epochs=3")
+    assert run("name=parts", *settings, "fit.max_epochs=1")["steps"] == 11
     with monkeypatch.context() as patch:
         stop_after(patch, 16)
         with pytest.raises(SystemExit):
-            run("name=parts", *settings, "trainer.max_epochs=3")
-    assert run("name=parts", *settings, "trainer.max_epochs=3")["test"] == whole["test"]
+            run("name=parts", *settings, "fit.max_epochs=3")
+    assert run("name=parts", *settings, "fit.max_epochs=3")["test"] == whole["test"]
     same_weights(tmp_path / "outputs/whole", tmp_path / "outputs/parts")
 
 
 def test_a_shorter_limit_does_not_harm_the_checkpoint(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    run("name=run", *TINY, "trainer.max_epochs=2")
+    run("name=run", *TINY, "fit.max_epochs=2")
     last = tmp_path / "outputs/run/checkpoints/last.ckpt"
     before = last.read_bytes()
     with contextlib.suppress(Exception):
-        run("name=run", *TINY, "trainer.max_epochs=1")
+        run("name=run", *TINY, "fit.max_epochs=1")
     assert last.read_bytes() == before
 
 
 def test_a_moved_run_keeps_its_best(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    first = run("name=run", *TINY, "trainer.max_epochs=2")
+    first = run("name=run", *TINY, "fit.max_epochs=2")
     (tmp_path / "outputs/run").rename(tmp_path / "outputs/moved")
-    more = run("name=moved", *TINY, "trainer.max_epochs=3")
+    more = run("name=moved", *TINY, "fit.max_epochs=3")
     assert more["val"] <= first["val"]
     best = torch.load(tmp_path / "outputs/moved/checkpoints/best.ckpt", weights_only=True)
     state = next(v for k, v in best["callbacks"].items() if k.startswith("BestCheckpoint"))
@@ -189,7 +198,7 @@ def test_a_moved_run_keeps_its_best(run: Callable[..., dict[str, Any]], tmp_path
 
 
 def test_a_time_limit_ends_it(run: Callable[..., dict[str, Any]]) -> None:
-    results = run(*TINY, "trainer.max_epochs=10000", "trainer.max_time=00:00:00:03")
+    results = run(*TINY, "fit.max_epochs=10000", "fit.max_time=00:00:00:03")
     assert 1 < results["train_seconds"] < 10
     assert results["val"] is not None
 
@@ -199,8 +208,8 @@ def test_a_decay_ends_with_the_time_limit_also_after_a_break(
 ) -> None:
     limited = (
         *TINY,
-        "trainer.max_epochs=10000",
-        "trainer.max_time=00:00:00:05",
+        "fit.max_epochs=10000",
+        "fit.max_time=00:00:00:05",
         "trainer.log_every_n_steps=1",
     )
     with monkeypatch.context() as patch:

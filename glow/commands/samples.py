@@ -1,0 +1,113 @@
+"""``python sample.py mode=samples``: from noise, at one temperature or several, as pictures or numbers."""
+
+import math
+import shutil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glow.commands.inputs import as_list, labels
+from glow.commands.session import Session
+from glow.errors import UsageError, check_positive
+from glow.evaluation.latents import Decoded
+from glow.flows.flow import Flow
+
+FORMATS = ("png", "npy", "folder")
+STRIP = 10
+"""Images in a row of the strip that compares temperatures."""
+
+
+def decode_warnings(decoded: Decoded) -> dict[str, Any]:
+    """Which of the images are not finite, or of one grey."""
+    return {"not_finite": decoded.not_finite, "one_grey": decoded.one_grey}
+
+
+def temperatures(session: Session, default: float) -> list[float]:
+    """``temperature`` as a list."""
+    given = session.cfg.temperature
+    values = [default] if given is None else as_list("temperature", given)
+    for value in values:
+        check_positive("temperature", value, zero=True)
+    return list(dict.fromkeys(values))
+
+
+def one_temperature(session: Session, default: float) -> float:
+    """``temperature`` where there can be only one."""
+    values = temperatures(session, default)
+    if len(values) > 1:
+        raise UsageError(f"mode={session.cfg.mode} takes one temperature, got {values}")
+    return values[0]
+
+
+def draw_samples(session: Session) -> dict[str, Any]:
+    """``n`` samples at every temperature, from the same latents."""
+    cfg, flow = session.cfg, session.density
+    y = labels(session, cfg.n)
+    n = cfg.n if y is None else len(y)
+    by_row = flow.classes and cfg.label == "all"
+    columns = n // flow.classes if by_row else math.ceil(math.sqrt(n))
+    chosen = _format(session)
+    metrics: list[dict[str, Any]] = []
+    strip: dict[str, Tensor] = {}
+    few = torch.linspace(0, n - 1, min(n, STRIP)).long()
+    for temperature in temperatures(session, 0.7):
+        decoded = _draw(session, n, y, temperature)
+        _write_samples(session, decoded.images, f"samples_t{temperature}", chosen, columns)
+        strip[f"temperature {temperature:g}"] = decoded.images
+        metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
+    if len(strip) > 1 and flow.grey_levels is not None:
+        session.draw_grid(
+            torch.cat([images[few] for images in strip.values()]), "temperature_strip", len(few)
+        )
+    elif len(strip) > 1 and flow.event_shape == (2,):
+        _scatter(session, strip, "temperature_strip")
+    for row in metrics:
+        counts = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
+        print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {counts}")
+    return {"samples": metrics, "labels": None if y is None else y.tolist()}
+
+
+def _draw(session: Session, n: int, y: Tensor | None, temperature: float) -> Decoded:
+    """Samples from the same random numbers at every temperature."""
+    source = session.generator("samples")
+    if isinstance(session.density, Flow):
+        latents = session.density.draw(n, temperature=temperature, generator=source)
+        return session.decode(latents, y, f"samples at {temperature:g}")
+    return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
+
+
+def _format(session: Session) -> str:
+    """What to write: as asked, else a picture where samples can be drawn, else numbers."""
+    images, in_plane = session.density.grey_levels is not None, session.density.event_shape == (2,)
+    chosen = session.cfg.format or ("png" if images or in_plane else "npy")
+    if not images and (chosen == "folder" or (chosen == "png" and not in_plane)):
+        raise UsageError(f"format={chosen} writes pictures, and this model is of points: take format=npy")
+    return str(chosen)
+
+
+def _write_samples(session: Session, images: Tensor, name: str, chosen: str, columns: int) -> None:
+    if chosen == "npy":
+        np.save(session.folder / f"{name}.npy", images.numpy())
+        session.files.append(f"{name}.npy")
+    elif chosen == "folder":
+        from PIL import Image
+
+        folder = session.folder / name
+        shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
+        folder.mkdir(parents=True)
+        grey = (images.float() * (255 / (session.levels - 1))).round().byte()
+        for i, image in enumerate(grey):
+            Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
+        session.files.append(name)
+    elif session.density.grey_levels is None:
+        _scatter(session, {"samples": images}, name)
+    else:
+        session.draw_grid(images, name, columns)
+
+
+def _scatter(session: Session, points: dict[str, Tensor], name: str) -> None:
+    from glow.evaluation.plane import scatter_picture  # slow to import
+
+    session.save(scatter_picture(points), name)
