@@ -17,8 +17,6 @@ slow for all; the tables show medians, with the fastest and slowest round. Conte
 Writes benchmark.json and benchmark.png into ``--out``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -117,8 +115,8 @@ def precision(size: dict[str, Any], device: torch.device) -> dict[str, float]:
 def startup() -> float:
     """Seconds from ``python train.py`` to the end of the first training step, on the embedded digits."""
     code = (
-        "import os, sys; from glow.training import FlowModule; from glow.commands.main import main; from glow.commands.train import train;"
-        "FlowModule.on_train_batch_end = lambda *a: os._exit(0); main(train, 'train')"
+        "import os; from glow.commands.main import main; from glow.training import MaximumLikelihood;"
+        "MaximumLikelihood.on_train_batch_end = lambda *a: os._exit(0); main('glow.commands.train:train', 'train')"
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -21,8 +21,6 @@ which are the same for all: differences are known better than the standard error
 Samples per second are from the median of five times 10,000 draws.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """What ``scripts/benchmark.py`` compares: models with a loss and a sampler, made by name."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,9 +81,8 @@ def ours(
     size: dict[str, Any], device: torch.device, low: bool = False, compiled: bool = False, **options: Any
 ) -> Contender:
     x = torch.randint(256, (size["batch"], *size["image"]), dtype=torch.uint8, device=device)
-    flow = Glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options).to(
-        device
-    )
+    flow = Glow(size["image"], levels=size["levels"], depth=size["depth"], width=size["width"], **options)
+    flow.to(device)
     flow.initialize(x[:64])
     if compiled:
         flow.compile()

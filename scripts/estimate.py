@@ -21,28 +21,17 @@ The global batch, dataset.batch_size, is divided by n; with --per-gpu it is n ti
 learning rate, which nobody has looked for).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from benchmark import print_table
-from contenders import Contender
-from memory_use import peak_memory
-
-from glow.commands.main import compose
-from glow.flows import build
-from glow.resilience.run_folder import option
-from glow.training import MaximumLikelihood
 
 TRAINING_IMAGES = {"digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000}
 CHECKPOINTS = 4
@@ -64,32 +53,36 @@ def exposed(reduce: float, step: float, overlap: float) -> float:
     return max(0.0, reduce - overlap * 2 / 3 * step)
 
 
-def measure(cfg: DictConfig, activations_mb: float | None) -> dict[str, float]:
+def measure(cfg: "DictConfig", activations_mb: float | None) -> dict[str, float]:
     """Bytes of weights, optimizer state, averaged weights and, per image, activations of a training step."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = MaximumLikelihood(build(plain["model"]))
-    shape, levels = plain["dataset"]["shape"], plain["dataset"]["grey_levels"]
+    import torch
+    from contenders import Contender
+    from memory_use import peak_memory
+
+    from glow.commands.build import make, make_model
+
+    shape, levels = cfg.dataset.shape, cfg.dataset.grey_levels
+    flow = make_model(cfg.model)
+    optimizer = make("optimizer", cfg.optimizer)(flow.parameters())
 
     def peak(n: int) -> float:
         x = torch.randint(levels, (n, *shape), dtype=torch.uint8)
-        y = torch.zeros(n, dtype=torch.long)
-        if not module.flow.initialized:
-            noise = module.noise(n, torch.Generator().manual_seed(0))
-            module.flow.initialize(x, y if module.flow.classes else None, noise)
+        y = torch.zeros(n, dtype=torch.long) if flow.classes else None
+        if not flow.initialized:
+            flow.initialize(x, y)
         contender = Contender(
-            module,
-            lambda: module.loss((x, y), module.noise(n, torch.Generator().manual_seed(0))).mean(),
+            flow,
+            lambda: -flow.log_prob(x, y).mean(),
             lambda: None,
             low=cfg.trainer.precision != "32-true",
             optimizer=optimizer,
         )
         return peak_memory(contender, torch.device("cpu"))["peak"]
 
-    optimizer = instantiate(cfg.optimizer, _convert_="all")(module.parameters())
     batch = max(2, 16 * 32 * 32 // (shape[1] * shape[2]))
     small = peak(batch if activations_mb is None else 1)  # makes the optimizer's state, too
     activations = (peak(2 * batch) - small) / batch if activations_mb is None else activations_mb * 1e6
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    weights = sum(p.numel() * p.element_size() for p in flow.parameters())
     state = sum(
         t.numel() * t.element_size()
         for s in optimizer.state.values()
@@ -100,14 +93,14 @@ def measure(cfg: DictConfig, activations_mb: float | None) -> dict[str, float]:
     return {"weights": weights, "optimizer": state, "averaged": averaged, "activations": activations}  # fmt: skip
 
 
-def row(n: int, cfg: DictConfig, size: dict[str, float], args: argparse.Namespace) -> list[str]:
+def row(n: int, cfg: "DictConfig", size: dict[str, float], args: argparse.Namespace) -> list[str]:
     """What ``n`` GPUs take."""
     batch = args.per_gpu * n if args.per_gpu else cfg.dataset.batch_size
     nodes = math.ceil(n / args.gpus_per_node)
     head = [str(n), str(nodes)]
     if batch % n:
         return [*head, f"{batch} does not divide", *[""] * 7]
-    epochs, steps = cfg.fit.max_epochs, cfg.fit.max_steps
+    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
     if steps is None or steps < 0:
         steps = epochs * math.ceil(args.training_images / batch)
     elif args.per_gpu:  # as many images
@@ -184,8 +177,15 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    from benchmark import print_table
+    from omegaconf import OmegaConf
+
+    from glow.commands.main import compose
+    from glow.resilience.run_folder import option
+
     cfg = compose("train", args.overrides)
-    if cfg.dataset.get("grey_levels") is None or option(cfg, "model") in ("vae", "made", "made_wide"):
+    OmegaConf.resolve(cfg)
+    if len(cfg.dataset.get("shape", ())) != 3 or not cfg.dataset.grey_levels:
         args.parser.error("images only: dataset=cifar10, for example")
     args.training_images = args.training_images or TRAINING_IMAGES.get(option(cfg, "dataset"))
     if args.training_images is None:

@@ -8,8 +8,6 @@
 Runs live in ``--out``; a run that is finished is read, not repeated, so that an interrupted call goes on where it was.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -20,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,7 +86,9 @@ def train(table: str, args: argparse.Namespace, key: tuple[str, str], overrides:
         evaluate = [
             sys.executable, "evaluate.py", f"ckpt={args.out.resolve() / name}", "draws=200", "bound=iw", "weights=ema",
         ]  # fmt: skip
-        done = subprocess.run(evaluate, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(evaluate, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return {"error": (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}
         [report] = (args.out / name / "evaluation").glob("*/evaluation.json")
         results["iw"] = json.loads(report.read_text())["weights"]["ema"]["mean"]
     return results
@@ -129,6 +127,8 @@ def truths(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
 
 def draw_depth(results: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
     """Test negative log-likelihood against the number of layers, a line per family, and the entropy."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), dpi=80, layout="constrained")
     axes = figure.subplots()
     good = {key: r for key, r in results.items() if "error" not in r}

@@ -1,7 +1,5 @@
 """How much memory a contender of ``scripts/benchmark.py`` takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

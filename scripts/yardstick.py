@@ -10,8 +10,6 @@ validation: all 60,000 images but 64 are trained on. A difference under 0.1 need
 appended to ``--out``/yardstick.jsonl.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+OWN = ("name", "output_dir", "fit.max_time", "trainer.max_time", "seed", "resume")
+"""Settings that the yardstick decides."""
 
 
 def run(setting: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
             parser.error(f"argument --{name}: must be above zero, got {getattr(args, name)}")
     for setting in args.settings:
         for word in shlex.split(setting):
-            if word.partition("=")[0] in ("name", "output_dir", "fit.max_time", "seed", "resume"):
+            if word.partition("=")[0] in OWN:
                 parser.error(f"{word}: the yardstick sets this itself")
     return args
 

@@ -1,7 +1,5 @@
 """The comparison with zuko, at a tiny size; in this process, because starting another one takes longer than it does."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """scripts/estimate.py: its formulas on cases that a pencil can do, and its table."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import sys
