@@ -45,7 +45,7 @@ class MultiScale(Bijection):
         """Image (B, C, H, W) -> latents (B, C H W) and log-det (B,)."""
         latents = []
         total = no_log_det(x)
-        for level, split in zip(self.levels, self.splits, strict=False):
+        for level, split in zip(self.levels, self.splits, strict=False):  # all levels but the last
             x, log_det = level(x)
             x, leaving = x.chunk(2, dim=1)
             latent, prior_log_det = split(leaving, x)
@@ -88,8 +88,9 @@ class MultiScale(Bijection):
                 yield part.within(place, scale=i, conditioned=False)
             if i < len(self.splits):
                 yield SplitPart(cast(Bijection, self.splits[i]), place, i)
+        last = len(self.splits)
         for part in self.top.parts():
-            yield part.within(place, scale=i)
+            yield part.within(f"level {last + 1}", scale=last)
 
 
 class SplitPart(Part):
@@ -97,7 +98,7 @@ class SplitPart(Part):
 
     @property
     def kind(self) -> str:
-        return "prior"
+        return "prior"  # also where the split is an empty Composition, a standard normal
 
     def forward(self, x: Tensor, context: Tensor | None, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
         x, leaving = x.chunk(2, dim=1)

@@ -69,10 +69,10 @@ def make_each(name: str, nodes: Any) -> list[Any]:
 
 def make_trainer(cfg: DictConfig) -> L.Trainer:
     """The trainer with its callbacks, loggers and plugins, each chosen in ``conf``."""
-    survival = cfg.resilience or {}
+    resilience = cfg.resilience or {}
     callbacks = [
         *make_each("callbacks", cfg.callbacks),
-        *make_each("resilience.callbacks", survival.get("callbacks")),
+        *make_each("resilience.callbacks", resilience.get("callbacks")),
     ]
     loggers = make_each("logger", cfg.logger)
     if not cfg.trainer.enable_progress_bar:
@@ -84,7 +84,7 @@ def make_trainer(cfg: DictConfig) -> L.Trainer:
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers or False,
-        plugins=make_each("resilience.plugins", survival.get("plugins")),
+        plugins=make_each("resilience.plugins", resilience.get("plugins")),
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         default_root_dir=cfg.run_dir,
         use_distributed_sampler=False,  # our samplers count every example once

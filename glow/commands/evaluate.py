@@ -91,7 +91,7 @@ def metrics(
     session: Session, flow: Distribution, data: Loaded, what: str, draws: int | None = None
 ) -> Tensor:
     """Bits/dim or nats of every example (N,), in the batches of the training's own test; ``draws`` replaces the setting."""
-    from glow.data.sampler import EpochBatches  # slow to import
+    from glow.data.sampler import EpochBatches  # slow to import: glow.data needs Lightning
 
     if flow.classes and data.y is None:
         raise UsageError("the model is class-conditional and needs labels, which this data has not")
@@ -131,17 +131,17 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
     return values
 
 
-def format_mean(metrics: dict[str, Any], report: dict[str, Any]) -> str:
+def format_mean(figures: dict[str, Any], report: dict[str, Any]) -> str:
     """A mean with its error, unit, and the bound if it is not that of one draw."""
-    error, unit = metrics["standard_error"], report["unit"]
+    error, unit = figures["standard_error"], report["unit"]
     draws = f" (bound={report['bound']} of draws={report['draws']})"
     how = draws if report["draws"] > 1 or report["bound"] != "mean" else ""
-    if not metrics["non_finite"]:
-        return f"{metrics['mean']:.4f}" + (f" +- {error:.4f}" if error is not None else "") + f" {unit}{how}"
-    indices = ", ".join(map(str, metrics["non_finite_at"]))
+    if not figures["non_finite"]:
+        return f"{figures['mean']:.4f}" + (f" +- {error:.4f}" if error is not None else "") + f" {unit}{how}"
+    indices = ", ".join(map(str, figures["non_finite_at"]))
     return (
-        f"not finite: {metrics['non_finite']} of {metrics['n']} examples have no finite likelihood ({indices}); "
-        f"the mean of the others is {metrics['finite_mean']} {unit}{how}"
+        f"not finite: {figures['non_finite']} of {figures['n']} examples have no finite likelihood ({indices}); "
+        f"the mean of the others is {figures['finite_mean']} {unit}{how}"
     )
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from glow.errors import TrainingError, UsageError, nearest
 
@@ -95,7 +95,7 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
     return cfg
 
 
-def fail(message: str, status: int) -> None:
+def fail(message: str, status: int) -> NoReturn:
     """Print ``error: message`` and exit."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

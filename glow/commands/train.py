@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -54,7 +54,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         flow.compile()
     objective = make("objective", cfg.objective)
     optimizer, schedule = make("optimizer", cfg.optimizer), None
-    if cfg.schedule is not None and "_target_" in cfg.schedule:
+    if cfg.schedule is not None and "_target_" in cfg.schedule:  # schedule=none is a group without settings
         schedule = make("schedule", cfg.schedule)
     module = objective(
         flow, optimizer, schedule, model=values["model"], dataset=values["dataset"], seed=cfg.seed
@@ -92,7 +92,7 @@ def stop_if_signalled(trainer: L.Trainer) -> None:
         raise SIGTERMException
 
 
-def leave(cfg: DictConfig, trainer: L.Trainer) -> None:
+def leave(cfg: DictConfig, trainer: L.Trainer) -> NoReturn:
     """Say how to continue, and exit with 128 and the signal's number."""
     stop = find_callback(trainer, StopOnSignal)
     print_stop(cfg, trainer)

@@ -72,7 +72,7 @@ def part_size(name: str, size: int | float, n: int) -> int:
     return taken
 
 
-def batches_done(trainer: L.Trainer) -> int:
+def batches_begun(trainer: L.Trainer) -> int:
     """The batches of this epoch that training has begun, above zero when a run continues inside an epoch.
 
     A private part of Lightning (2.6.6): no public attribute has the position in an epoch that a checkpoint restores.
@@ -165,7 +165,7 @@ class ArrayData(L.LightningDataModule):
             "train",
             shuffle=not fixed,
             epoch=lambda: trainer.current_epoch,
-            completed=lambda: batches_done(trainer),
+            completed=lambda: batches_begun(trainer),
         )
 
     def val_dataloader(self) -> DataLoader:

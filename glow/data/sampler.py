@@ -52,11 +52,11 @@ class EpochBatches(SequentialSampler):
         self.devices = devices
         self.epoch = epoch
         self.completed = completed
-        self.batches = -(-(n // devices) // max(1, batch_size // devices))
+        self.n_batches = -(-(n // devices) // max(1, batch_size // devices))
 
     def __len__(self) -> int:
         """Batches in a whole epoch, whatever ``completed`` returns."""
-        return self.batches
+        return self.n_batches
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         if self.shuffle:
@@ -65,7 +65,7 @@ class EpochBatches(SequentialSampler):
             order = torch.arange(self.n)
         even = self.n - self.n % self.devices
         mine = order[:even].view(-1, self.devices)[:, self.device]
-        batches = list(mine.tensor_split(self.batches))
+        batches = list(mine.tensor_split(self.n_batches))
         if not self.shuffle and self.device < self.n - even:
             batches[-1] = torch.cat((batches[-1], order[even + self.device, None]))
         yield from batches[self.completed() :]

@@ -218,7 +218,7 @@ class Flow(Distribution):
         """
         levels = [m for m in self.modules() if getattr(m, "compiles", False)]
         if not levels:
-            super().compile()
+            super().compile(**options)  # raises
         for level in levels:
             level.compile(**options)
 

@@ -93,7 +93,7 @@ class Glow(Flow):
         if len(event_shape) != 3:
             raise UsageError(f"Glow models images (C, H, W), but the data has shape {tuple(event_shape)}")
         channels, height, across = event_shape
-        levels = _check_levels(height, across, levels)
+        levels = _levels(height, across, levels)
         check_positive("depth", depth, integer=True)
         check_positive("width", width, integer=True)
         check_choice("coupling", coupling, ("affine", "additive"))
@@ -105,24 +105,27 @@ class Glow(Flow):
 
         def step(channels: int, size: tuple[int, int]) -> Bijection:
             half = channels // 2
-            moves = Coupling(
-                Halves(), make_network(make, half, elementwise.parameters * half, size), elementwise
-            )
+            net = make_network(make, half, elementwise.parameters * half, size)
             return Composition(
-                [ActNorm(channels), PERMUTATIONS[permutation](channels), moves], numbered=False
+                [
+                    ActNorm(channels),
+                    PERMUTATIONS[permutation](channels),
+                    Coupling(Halves(), net, elementwise),
+                ],
+                numbered=False,
             )
 
-        level_list, splits = [], []
+        level_bijections, splits = [], []
         for i in range(levels):
             channels, height, across = 4 * channels, height // 2, across // 2
             steps = [step(channels, (height, across)) for _ in range(depth)]
-            level_list.append(Composition([Squeeze(), repeated(steps, recompute)], numbered=False))
+            level_bijections.append(Composition([Squeeze(), repeated(steps, recompute)], numbered=False))
             if i < levels - 1:
                 channels //= 2
                 splits.append(SplitPrior(ZeroConv2d(channels, 2 * channels)))
         n_classes = classes if class_conditional and classes else 0
         top = TopPrior(channels, learned_top, n_classes)
-        bijection = MultiScale(tuple(event_shape), level_list, splits, top)
+        bijection = MultiScale(tuple(event_shape), level_bijections, splits, top)
         super().__init__(bijection, event_shape, Dequantization(grey_levels), n_classes)
 
 
@@ -147,7 +150,7 @@ def make_network(
     return network(in_channels=in_channels, out_channels=out_channels, **optional)
 
 
-def _check_levels(height: int, width: int, levels: int | None) -> int:
+def _levels(height: int, width: int, levels: int | None) -> int:
     fitting = [n for n in range(1, 12) if height % 2**n == 0 and width % 2**n == 0]
     if not fitting:
         raise UsageError(f"Glow needs an even height and width, got {height}x{width}")

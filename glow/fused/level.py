@@ -38,6 +38,7 @@ class FusedLevel(Repeated, RecordsScales):
     compiles = True
 
     _inverse: tuple[Tensor, Tensor] | None = None
+    """The stacked matrices (K, C, C) and their inverses, see ``_inverses``."""
 
     def __init__(self, steps: Sequence[Bijection], recompute: str = "none") -> None:
         super().__init__(steps)
@@ -126,6 +127,7 @@ class FusedLevel(Repeated, RecordsScales):
 
     @property
     def _min_scale(self) -> float | None:
+        """That of ``Affine``; None for an additive coupling."""
         elementwise = cast(Any, self.step).steps[2].elementwise
         return elementwise.min_scale if isinstance(elementwise, Affine) else None
 

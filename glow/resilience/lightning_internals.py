@@ -1,13 +1,13 @@
-"""Every touch of Lightning's private state, one function each, written against Lightning 2.6.6.
+"""What touches Lightning's private state, one function each, written against Lightning 2.6.6.
 
 A new version of Lightning may change any of them; ``tests/resilience/test_lightning_internals.py`` uses each one.
+The data, which know nothing of this room, have one more: ``glow.data.base.batches_begun``.
 Private methods are overridden in two more places, because Lightning has no public hook there:
 ``glow.training.ema.EMA`` counts the calls of ``WeightAveraging._swap_models`` and reads ``_average_model`` and
 ``_latest_update_step``; ``glow.resilience.csv_logger.AppendingCSVLogger`` replaces ``CSVLogger.experiment`` and reads
 ``_experiment``.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import lightning as L
@@ -49,15 +49,6 @@ def time_limits(trainer: L.Trainer) -> list[tuple[Timer, float]]:
     """The timers of ``max_time`` and their limits in seconds, which ``Timer`` does not tell."""
     timers = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
     return [(timer, timer._duration) for timer in timers if timer._duration is not None]
-
-
-def batches_done(trainer: L.Trainer) -> Callable[[], int]:
-    """A function for the number of batches of the present epoch that are done; above zero in a resumed epoch.
-
-    A function, since Lightning makes the dataloader's iterator before it has restored its progress.
-    """
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
-    return lambda: progress.ready
 
 
 def dump_checkpoint(trainer: L.Trainer) -> dict[str, Any]:

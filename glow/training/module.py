@@ -69,7 +69,7 @@ class DensityModule(L.LightningModule, ABC):
         """What the next test's figures are logged under."""
         self.losses = torch.empty(0)
         """The losses (B,) of the last training batch, detached."""
-        self._trained = False
+        self._epoch_has_losses = False
 
     @abstractmethod
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
@@ -103,10 +103,10 @@ class DensityModule(L.LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:  # not called when an epoch is resumed
         self.train_mean.reset()
-        self._trained = False
+        self._epoch_has_losses = False
 
     def on_train_epoch_end(self) -> None:
-        if self._trained:  # not so if a run was resumed at the end of this epoch
+        if self._epoch_has_losses:  # not so if a run was resumed at the end of this epoch
             self.log(f"train/{self.unit}", self.train_mean.compute())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -115,7 +115,7 @@ class DensityModule(L.LightningModule, ABC):
         self.losses = losses.detach()
         finite = self.losses.isfinite()
         self.train_mean.update(self.losses.where(finite, 0), finite)
-        self._trained = True
+        self._epoch_has_losses = True
         if logs_this_step(self.trainer):
             self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(losses))
         # 1, or NaN for a non-finite loss: the gradient all-reduce then shows it to every device.
@@ -139,6 +139,7 @@ class DensityModule(L.LightningModule, ABC):
 
     def _evaluation_losses(self, batch: Batch, split: str, batch_idx: int) -> Tensor:
         """The losses (B,) under the noise of ``glow.evaluation.bits.evaluation_noise``, the same in every epoch."""
+        # Its key, but not the function itself, which knows only the noise of ``log_prob``: ``noise`` may be another.
         source = generator(self.flow.device, split, self.seed, batch_idx, self.trainer.global_rank)
         return self.loss(batch, self.noise(len(batch[0]), source))
 

@@ -10,6 +10,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from glow.data.base import batches_begun
 from glow.resilience import LastCheckpoint, StopOnSignal
 from glow.resilience import lightning_internals as internals
 
@@ -20,10 +21,10 @@ class Probe(L.Callback):
     def __init__(self) -> None:
         self.logs: list[bool] = []
         self.accumulates: list[bool] = []
-        self.done: list[int] = []
+        self.begun: list[int] = []
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self.done.append(internals.batches_done(trainer)())
+        self.begun.append(batches_begun(trainer))
         self.logs.append(internals.logs_this_step(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -45,7 +46,7 @@ def test_positions() -> None:
     probe = Probe()
     trainer(probe, accumulate_grad_batches=2, log_every_n_steps=2).fit(BoringModel())
     assert probe.accumulates == [True, False] * 3
-    assert probe.done == [1, 2, 3, 4, 5, 6], "the present batch included"
+    assert probe.begun == [1, 2, 3, 4, 5, 6], "the present batch included"
     assert probe.logs == [False, False, True, True, False, False], "every second optimizer step"
 
 
