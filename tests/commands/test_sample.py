@@ -90,7 +90,6 @@ class TestSamples:
         mode = flow.decode([torch.zeros(1, *shape) for shape in flow.latent_shapes])
         assert (np.load(tmp_path / "samples_t1e-06.npy") == mode.numpy()).all()
 
-    @pytest.mark.xfail(strict=False, reason="needs Flow.draw(temperature=0) of the branch i14-maths")
     def test_temperature_zero_draws_the_mode(self, tiny_run: Path, tmp_path: Path) -> None:
         draw(tiny_run, tmp_path, "n=3", "temperature=0", "format=npy")
         flow = load(tiny_run)

@@ -221,9 +221,6 @@ def test_a_data_module_of_ones_own(tiny_run: Path, tmp_path: Path, monkeypatch: 
     assert sample(compose("sample", [*options, again, "mode=reconstruct"]))["largest_error"] == 0
 
 
-@pytest.mark.xfail(
-    strict=False, reason="needs glow.flows.build(config, classes) of the branch i14-maths and its conf"
-)
 def test_a_network_of_ones_own(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mypkg_net.py").write_text(
         "import torch\n"
