@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -122,6 +123,11 @@ def explain(error: Exception) -> str:
             return f"{key} is not a setting: {ELSEWHERE[key]}"
         by_leaf = {k.rpartition(".")[2]: k for k in known}
         return f"{key} is not a setting{nearest(key, known) or nearest(by_leaf.get(key, ''), known)}"
+    if match := re.match(
+        r"Multiple values for (\S+)\. To override a value use 'override \S+ (.+)'", str(error)
+    ):
+        group, chosen = match.groups()
+        return f"{group} is a group that already has an option: write {group}={chosen}, without +"
     lines = [line.strip() for line in str(error).splitlines()[:2]]
     if "Got NoneType" in str(error):  # Hydra does not say which
         lines.append(f"({', '.join(a for a in sys.argv[1:] if a.endswith('=null'))})")

@@ -129,12 +129,12 @@ def test_errors_of_a_class_of_one_s_own_keep_their_trace(run: Run, package: Any)
 
 @pytest.mark.slow
 def test_option_files_of_one_s_own(tmp_path: Path) -> None:
-    """`train.py --config-dir DIR experiment=mine`, `+experiment=mine`, `--config-name own`."""
+    """`train.py --config-dir DIR experiment=mine`, `--config-name own`; Hydra refuses `+experiment=mine`, and we say why."""
     (tmp_path / "conf/experiment").mkdir(parents=True)
     mine = "# @package _global_\ndefaults:\n  - override /optimizer: adamw\nname: mine\n"
     (tmp_path / "conf/experiment/mine.yaml").write_text(mine)
     (tmp_path / "conf/own.yaml").write_text("defaults:\n  - train\n  - _self_\nseed: 7\n")
-    for arguments in (["experiment=mine"], ["+experiment=mine"], ["--config-name", "own"]):
+    for arguments in (["experiment=mine"], ["--config-name", "own"], ["+experiment=mine"]):
         command = [
             sys.executable,
             str(CONF.parent / "train.py"),
@@ -145,6 +145,10 @@ def test_option_files_of_one_s_own(tmp_path: Path) -> None:
         shown = subprocess.run(
             [*command, "--cfg", "job"], capture_output=True, text=True, timeout=60, cwd=tmp_path
         )
+        if arguments == ["+experiment=mine"]:
+            assert shown.returncode == 2
+            assert "write experiment=mine, without +" in shown.stderr
+            continue
         assert shown.returncode == 0, shown.stderr
         assert ("seed: 7" if "own" in arguments else "name: mine") in shown.stdout
 

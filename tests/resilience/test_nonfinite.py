@@ -359,7 +359,6 @@ def test_the_count_is_told_and_survives_a_resumption(
 DRIVER = """
 import math
 from glow.commands.main import main
-from glow.commands.train import train
 from glow.training import MaximumLikelihood
 
 def spoil(self, batch, batch_idx):
@@ -367,7 +366,7 @@ def spoil(self, batch, batch_idx):
         batch[0][5, 1] = math.nan
 
 MaximumLikelihood.on_train_batch_start = spoil
-main(train, "train")
+main("glow.commands.train:train", "train")
 """
 
 
