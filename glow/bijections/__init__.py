@@ -6,6 +6,7 @@ from glow.bijections.base import Bijection, DataDependent, Part
 from glow.bijections.composition import Composition, Inverse
 from glow.bijections.coupling import Checkerboard, Coupling, Halves, Mask
 from glow.bijections.elementwise import Affine, Elementwise, Shift, Spline
+from glow.bijections.gaussianize import Gaussianize
 from glow.bijections.linear import FullConv1x1, InvertibleConv1x1, LUConv1x1, Permutation
 from glow.bijections.multiscale import MultiScale
 from glow.bijections.planar import Planar
@@ -28,6 +29,7 @@ __all__ = [
     "Elementwise",
     "Flatten",
     "FullConv1x1",
+    "Gaussianize",
     "GaussianPrior",
     "Halves",
     "Inverse",

@@ -69,13 +69,11 @@ class Part:
         bijection: the step.
         place: where it is, such as ``level 1, step 2``; empty for a bijection that is a step by itself.
         scale: the index of the scale to which it belongs, 0 the finest.
-        conditioned: whether the context of the whole is also that of the step.
     """
 
     bijection: Bijection
     place: str = ""
     scale: int = 0
-    conditioned: bool = True
 
     @property
     def kind(self) -> str:
@@ -93,15 +91,18 @@ class Part:
 
     def forward(self, x: Tensor, context: Tensor | None, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What goes on to the next part, and the log-det (B,); a latent that leaves here is added to ``latents``."""
-        return self.bijection(x, context if self.conditioned else None)
+        return self.bijection(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The input of ``forward``, and the log-det (B,); a latent that left here is taken from the end of ``latents``."""
-        return self.bijection.inverse(z, context if self.conditioned else None)
+        return self.bijection.inverse(z, context)
 
 
 class DataDependent(nn.Module, ABC):
     """A layer whose parameters are set from the first batch it sees (see ``Flow.initialize``)."""
+
+    takes_counts = False
+    """Whether ``initialize`` takes a histogram of the grey levels of all data as its second argument."""
 
     @abstractmethod
     def initialize(self, x: Tensor) -> None:

@@ -22,7 +22,7 @@ class MultiScale(Bijection):
         levels: the bijection of each level, L of them.
         splits: the priors of the latents that leave early, given what goes on, L - 1 of them: ``SplitPrior``, or an
             empty ``Composition`` for standard normals.
-        top: the prior of the last latent. It alone gets the context: the labels if there are classes.
+        top: the prior of the last latent. It and the levels get the context.
 
     >>> from glow.bijections import Composition, Squeeze, TopPrior
     >>> f = MultiScale((1, 4, 4), [Squeeze(), Squeeze()], [Composition([])], TopPrior(8))
@@ -46,12 +46,12 @@ class MultiScale(Bijection):
         latents = []
         total = no_log_det(x)
         for level, split in zip(self.levels, self.splits, strict=False):  # all levels but the last
-            x, log_det = level(x)
+            x, log_det = level(x, context)
             x, leaving = x.chunk(2, dim=1)
             latent, prior_log_det = split(leaving, x)
             latents.append(latent.flatten(1))
             total = total + log_det + prior_log_det
-        x, log_det = self.levels[-1](x)
+        x, log_det = self.levels[-1](x, context)
         latent, prior_log_det = self.top(x, context)
         return torch.cat([*latents, latent.flatten(1)], dim=1), total + log_det + prior_log_det
 
@@ -61,11 +61,11 @@ class MultiScale(Bijection):
         pieces = z.split([math.prod(s) for s in shapes], dim=1)
         latents = [piece.unflatten(1, s) for piece, s in zip(pieces, shapes, strict=True)]
         x, total = self.top.inverse(latents[-1], context)
-        x, log_det = cast(Bijection, self.levels[-1]).inverse(x)
+        x, log_det = cast(Bijection, self.levels[-1]).inverse(x, context)
         total = total + log_det
         for i in reversed(range(len(self.splits))):
             leaving, prior_log_det = cast(Bijection, self.splits[i]).inverse(latents[i], x)
-            x, log_det = cast(Bijection, self.levels[i]).inverse(torch.cat((x, leaving), dim=1))
+            x, log_det = cast(Bijection, self.levels[i]).inverse(torch.cat((x, leaving), dim=1), context)
             total = total + log_det + prior_log_det
         return x, total
 
@@ -85,7 +85,7 @@ class MultiScale(Bijection):
         for i, level in enumerate(self.levels):
             place = f"level {i + 1}"
             for part in cast(Bijection, level).parts():
-                yield part.within(place, scale=i, conditioned=False)
+                yield part.within(place, scale=i)
             if i < len(self.splits):
                 yield SplitPart(cast(Bijection, self.splits[i]), place, i)
         last = len(self.splits)

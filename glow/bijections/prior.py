@@ -1,12 +1,13 @@
 """Learned Gaussian priors, as affine maps onto a standard normal."""
 
+import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glow.bijections.base import Bijection, ieee_precision, sum_event
-from glow.errors import UsageError
 
 
 class GaussianPrior(Bijection):
@@ -66,33 +67,39 @@ class SplitPrior(GaussianPrior):
 
 
 class TopPrior(GaussianPrior):
-    """The prior of the last scale: one mean and log standard deviation per channel, per class if any.
+    """The prior of the last scale: one mean and log standard deviation per channel, or per channel and pixel.
 
-    It starts as the standard normal. The ``context`` of a class-conditional prior is the labels (B,).
+    It starts as the standard normal. A linear function of the ``context`` (B, context_channels), if there is one, is
+    added: with labels as one-hot vectors, every class has a prior of its own.
 
     Args:
         channels: C.
         learned: if not, it stays the standard normal (``learntop`` of the release).
-        classes: number of classes that shift it; 0 for none.
+        context_channels: numbers in the context; 0 for none.
+        size: (H, W) of the images, which gives every pixel a prior of its own; None for one for all.
 
-    >>> z, log_det = TopPrior(4, classes=10)(torch.ones(2, 4, 1, 1), torch.tensor([3, 7]))
+    >>> z, log_det = TopPrior(4, context_channels=3)(torch.ones(2, 4, 1, 1), torch.eye(3)[:2])
     >>> bool((log_det == 0).all())  # it starts as the standard normal
     True
     """
 
-    def __init__(self, channels: int, learned: bool = True, classes: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        learned: bool = True,
+        context_channels: int = 0,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(2 * channels)) if learned else None
-        self.embedding = nn.Embedding(classes, 2 * channels) if classes else None
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)
+        self.size = tuple(size or (1, 1))
+        numbers = 2 * channels * math.prod(self.size)
+        self.bias = nn.Parameter(torch.zeros(numbers)) if learned else None
+        self.given = nn.Parameter(torch.zeros(numbers, context_channels)) if context_channels else None
 
     def mean_and_log_sd(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Two tensors that broadcast to (B, C, H, W)."""
-        h = z.new_zeros(1, 2 * z.shape[1]) if self.bias is None else self.bias[None]
-        if self.embedding is not None:
-            if context is None:
-                raise UsageError("y is missing: this flow is class-conditional and needs a label per image")
-            h = h + self.embedding(context)  # (B, 2C)
-        mean, log_sd = h[:, :, None, None].chunk(2, dim=1)
+        h = z.new_zeros(1, 2 * z.shape[1] * math.prod(self.size)) if self.bias is None else self.bias[None]
+        if self.given is not None and context is not None:
+            h = h + F.linear(context, self.given)
+        mean, log_sd = h.unflatten(1, (-1, *self.size)).chunk(2, dim=1)
         return mean, log_sd

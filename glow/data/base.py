@@ -100,6 +100,9 @@ class ArrayData(L.LightningDataModule):
     source_levels = 256
     """Grey levels of what ``load`` returns."""
 
+    COUNTED = 10_000
+    """So many training images at most are looked at for the distribution of grey levels."""
+
     def __init__(
         self,
         *,
@@ -155,6 +158,17 @@ class ArrayData(L.LightningDataModule):
         train = self.examples["train"]
         chosen = torch.randperm(len(train), generator=generator("cpu", "initialization", self.seed))[:n]
         return train.take(chosen).arrays()
+
+    def grey_level_counts(self) -> Tensor | None:
+        """How many of the training images' values have each grey level, int64 (C, grey_levels); None of vectors.
+
+        Of all training images, or of ``COUNTED`` that the seed alone chooses: the same on every device.
+        """
+        if self.grey_levels is None:
+            return None
+        x, _ = self.initialization_batch(self.COUNTED)
+        channels = x.transpose(0, 1).flatten(1)
+        return torch.stack([c.int().bincount(minlength=self.grey_levels) for c in channels])
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew every epoch; continues inside an epoch when the trainer does."""

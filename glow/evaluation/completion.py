@@ -194,7 +194,7 @@ class _Task(NamedTuple):
 
     def exact(self, values: Tensor, temperature: float) -> Tensor:
         """The fine stage's log-density, that of the values as completed, in nats (n,)."""
-        z, log_det = self.flow.bijection(self.set(values), self.y)
+        z, log_det = self.flow.bijection(self.set(values), self.flow.context(self.y, len(values)))
         z = z.flatten(1) / temperature
         return log_det - sum_event(0.5 * (z.square() + LOG_2_PI) + math.log(temperature))
 
@@ -208,7 +208,7 @@ class _Task(NamedTuple):
         r"""Estimates of :math:`G_{ii}` (n, D): means of :math:`(v^\top \partial z / \partial x_i)^2` for normal v."""
         with torch.enable_grad():
             values = self.set(values).requires_grad_()
-            z = self.flow.bijection(values, self.y)[0].flatten(1)
+            z = self.flow.bijection(values, self.flow.context(self.y, len(values)))[0].flatten(1)
             vs = [draw_like(z, torch.randn, generator) for _ in range(probes)]
             gradients = [torch.autograd.grad(z, values, v, retain_graph=True)[0].flatten(1) for v in vs]
         return torch.stack(gradients).square().mean(0)

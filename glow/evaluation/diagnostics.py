@@ -144,12 +144,13 @@ def _trace(flow: Flow, steps: Sequence[Part], x: Tensor, y: Tensor | None, noise
     else:
         data = x.to(flow.dtype)
         correction = data.new_zeros(len(x))
+    context = flow.context(y, len(x))
     z, inputs, log_dets, latents = data, [], [correction], list[Tensor]()
     extremes = {}
     for i, step in enumerate(steps):
         inputs.append(z)
         with record_scales(step.bijection) as recorded:
-            z, log_det = step.forward(z, y, latents)
+            z, log_det = step.forward(z, context, latents)
         log_dets.append(log_det)
         if recorded.smallest is not None and recorded.largest is not None:
             extremes[i] = recorded.smallest.item(), recorded.largest.item()
@@ -157,7 +158,7 @@ def _trace(flow: Flow, steps: Sequence[Part], x: Tensor, y: Tensor | None, noise
     waiting, errors = latents[:-1], []
     for step, known in zip(reversed(steps), reversed(inputs), strict=True):
         try:
-            z, _ = step.inverse(z, y, waiting)
+            z, _ = step.inverse(z, context, waiting)
         except torch.linalg.LinAlgError:  # of a singular matrix
             z = torch.full_like(known, torch.nan)
         errors.append((z - known).abs().flatten(1))

@@ -77,7 +77,8 @@ class Flow(Distribution):
 
         Args:
             x: data (B, *event_shape).
-            y: labels (B,), integers in 0 .. classes-1; only for class-conditional flows.
+            y: labels (B,) of a class-conditional flow, integers in 0 .. classes-1, -1 where there is none; the density
+                without labels when absent.
             noise: dequantization noise in [0, 1) of x's shape; drawn anew when absent.
             generator: the source of noise that is drawn anew; the global one when absent.
 
@@ -85,8 +86,8 @@ class Flow(Distribution):
             (B,), nats.
 
         Raises:
-            UsageError: x has another shape or type, y is missing or out of range, or the flow is in
-                training mode and was never initialized.
+            UsageError: x has another shape or type, y is out of range, or the flow is in training mode and was never
+                initialized.
         """
         if self.training and not self.initialized:
             raise UsageError("this flow is not initialized: call flow.initialize(batch) before training it")
@@ -152,7 +153,7 @@ class Flow(Distribution):
             n: how many.
             temperature: factor on the standard deviation of every latent (Kingma & Dhariwal 2018, section 6.2), or what
                 the base takes it for; 1 samples the model itself, 0 gives the image of the base's mode.
-            y: labels (n,), or one for all; a class-conditional flow draws uniform ones when absent.
+            y: labels (n,), or one for all, -1 for none; a class-conditional flow draws uniform ones when absent.
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
                 the samples are the same on every device.
         """
@@ -183,7 +184,13 @@ class Flow(Distribution):
         return [z.to(self.device, self.dtype) for z in drawn]
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
+    def initialize(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
         """Set every data-dependent layer from the batch ``x``, each from what reaches it through the others.
 
         Args:
@@ -191,12 +198,15 @@ class Flow(Distribution):
             y: labels (B,) of a class-conditional flow.
             noise: dequantization noise as in ``log_prob``; with it, the result depends on the arguments and
                 the weights alone.
+            counts: how many of all training data's values have each grey level, (C, grey_levels) integers; those of
+                the batch are counted when absent.
         """
+
+        def initialize(layer: Any, inputs: tuple[Any, ...]) -> None:
+            layer.initialize(inputs[0], *([counts] if layer.takes_counts else []))
+
         layers = [m for m in self.modules() if isinstance(m, DataDependent)]
-        hooks = [
-            layer.register_forward_pre_hook(lambda layer, inputs: layer.initialize(inputs[0]))
-            for layer in layers
-        ]
+        hooks = [layer.register_forward_pre_hook(initialize) for layer in layers]
         before, self.initialized = self.initialized, True
         try:
             with unfused(self):
@@ -222,6 +232,32 @@ class Flow(Distribution):
         for level in levels:
             level.compile(**options)
 
+    def context(self, y: Tensor | None, n: int) -> Tensor | None:
+        """What ``n`` elements' labels are for the bijection: one-hot vectors (n, classes), zeros without a label.
+
+        Args:
+            y: labels (n,), -1 for none; None for no labels at all.
+            n: how many elements.
+
+        Returns:
+            (n, classes), or None of a flow without classes.
+
+        Raises:
+            UsageError: labels that are no integers from -1 to classes-1, or of another number, or of a flow without classes.
+        """
+        if not self.classes:
+            if y is not None:
+                raise UsageError("y was given, but this flow is not class-conditional")
+            return None
+        if y is None:
+            return torch.zeros(n, self.classes, device=self.device, dtype=self.dtype)
+        if y.is_floating_point() or tuple(y.shape) != (n,) or ((y < -1) | (y >= self.classes)).any():
+            raise UsageError(
+                f"y must be one integer label from 0 to {self.classes - 1}, or -1 for none, per element ({n},), got "
+                f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
+            )
+        return (y[:, None] == torch.arange(self.classes, device=y.device)).to(self.dtype)
+
     def _to_latents(
         self,
         x: Tensor,
@@ -231,41 +267,20 @@ class Flow(Distribution):
     ) -> tuple[Tensor, Tensor]:
         """z as the bijection gives it, and the log-det (B,) with the level correction."""
         self.check_event(x)
-        self._check_labels(y, len(x))
+        context = self.context(y, len(x))
         if self.dequantization is None:
-            return self.bijection(x, y)
+            return self.bijection(x, context)
         if noise is None:
             noise = self.noise(len(x), generator)
             assert noise is not None
             noise = noise.to(x.device)
         x, level_correction = self.dequantization(x, noise)
-        z, log_det = self.bijection(x, y)
+        z, log_det = self.bijection(x, context)
         return z, log_det + level_correction
 
     def _from_latents(self, latents: Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, Tensor]:
-        self._check_labels(y, len(latents[0]))
-        return self.bijection.inverse(self._joined(latents), y)
+        return self.bijection.inverse(self._joined(latents), self.context(y, len(latents[0])))
 
     def _joined(self, latents: Sequence[Tensor]) -> Tensor:
         """One tensor, in the shape that the bijection gives."""
         return self.flatten(latents).unflatten(1, self.bijection.output_shape(self.event_shape))
-
-    def _check_labels(self, y: Tensor | None, n: int) -> None:
-        if not self.classes:
-            if y is not None:
-                raise UsageError("y was given, but this flow is not class-conditional")
-            return
-        if (
-            y is None
-            or y.is_floating_point()
-            or tuple(y.shape) != (n,)
-            or ((y < 0) | (y >= self.classes)).any()
-        ):
-            got = (
-                "none"
-                if y is None
-                else f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
-            )
-            raise UsageError(
-                f"y must be one integer label from 0 to {self.classes - 1} per element ({n},), got {got}"
-            )

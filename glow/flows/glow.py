@@ -14,6 +14,7 @@ from glow.bijections import (
     Coupling,
     Elementwise,
     FullConv1x1,
+    Gaussianize,
     Halves,
     InvertibleConv1x1,
     LUConv1x1,
@@ -54,10 +55,13 @@ class Glow(Flow):
         recompute: what the backward pass computes again to save memory: ``none``, ``step``, ``reversible``; see
             ``FusedLevel``.
         learned_top: learn the top prior.
-        class_conditional: give every class a top prior of its own.
+        gaussianize: begin with the marginal distribution of each channel, see ``Gaussianize``.
+        position: tell the coupling networks and the priors where in the image they are: a shift per pixel in the first and
+            last layer of every network, and a top prior per pixel.
+        class_conditional: tell the coupling networks and the top prior the label.
         classes: number of classes, used only with ``class_conditional``.
         network: makes a coupling's network, (B, in_channels, H, W) -> (B, out_channels, H, W), called as
-            ``network(in_channels=, out_channels=, size=(H, W), context_channels=0)``, of the last two those that its
+            ``network(in_channels=, out_channels=, size=(H, W), context_channels=)``, of the last two those that its
             signature names; None for a ``ConvNet`` of that width. Others than a ``ConvNet`` take the way through the
             steps' modules, which is slower.
 
@@ -86,6 +90,8 @@ class Glow(Flow):
         min_scale: float = 0.0,
         recompute: str = "none",
         learned_top: bool = True,
+        gaussianize: bool = False,
+        position: bool = False,
         class_conditional: bool = False,
         classes: int | None = 0,
         network: Callable[..., nn.Module] | None = None,
@@ -101,11 +107,12 @@ class Glow(Flow):
         if class_conditional and not classes:
             raise UsageError("class_conditional=True needs the number of classes")
         elementwise: Elementwise = Affine(min_scale=min_scale) if coupling == "affine" else Shift()
-        make = network or partial(ConvNet, width=width)
+        make = network or partial(ConvNet, width=width, position=position)
+        n_classes = classes if class_conditional and classes else 0
 
         def step(channels: int, size: tuple[int, int]) -> Bijection:
             half = channels // 2
-            net = make_network(make, half, elementwise.parameters * half, size)
+            net = make_network(make, half, elementwise.parameters * half, size, n_classes)
             return Composition(
                 [
                     ActNorm(channels),
@@ -122,10 +129,12 @@ class Glow(Flow):
             level_bijections.append(Composition([Squeeze(), repeated(steps, recompute)], numbered=False))
             if i < levels - 1:
                 channels //= 2
-                splits.append(SplitPrior(ZeroConv2d(channels, 2 * channels)))
-        n_classes = classes if class_conditional and classes else 0
-        top = TopPrior(channels, learned_top, n_classes)
-        bijection = MultiScale(tuple(event_shape), level_bijections, splits, top)
+                where = (height, across) if position else None
+                splits.append(SplitPrior(ZeroConv2d(channels, 2 * channels, size=where)))
+        top = TopPrior(channels, learned_top, n_classes, (height, across) if position else None)
+        bijection: Bijection = MultiScale(tuple(event_shape), level_bijections, splits, top)
+        if gaussianize:
+            bijection = Composition([Gaussianize(event_shape[0], grey_levels), bijection], numbered=False)
         super().__init__(bijection, event_shape, Dequantization(grey_levels), n_classes)
 
 
@@ -139,13 +148,17 @@ def repeated(steps: Sequence[Bijection], recompute: str) -> Repeated:
 
 
 def make_network(
-    network: Callable[..., nn.Module], in_channels: int, out_channels: int, size: tuple[int, int]
+    network: Callable[..., nn.Module],
+    in_channels: int,
+    out_channels: int,
+    size: tuple[int, int],
+    context_channels: int,
 ) -> nn.Module:
     """Call ``network`` with the channels, and with size and context_channels where its signature takes them."""
     known = inspect.signature(network).parameters.values()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known)
     names = {p.name for p in known}
-    offered = {"size": size, "context_channels": 0}
+    offered = {"size": size, "context_channels": context_channels}
     optional = {name: value for name, value in offered.items() if takes_all or name in names}
     return network(in_channels=in_channels, out_channels=out_channels, **optional)
 

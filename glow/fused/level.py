@@ -91,18 +91,18 @@ class FusedLevel(Repeated, RecordsScales):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> (B, C, H, W), log-det (B,)."""
-        return self._fused_forward(x) if self.fused and len(x) else super().forward(x, context)
+        return self._fused_forward(x, context) if self.fused and len(x) else super().forward(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> (B, C, H, W), log-det (B,)."""
-        return self._fused_inverse(z) if self.fused and len(z) else super().inverse(z, context)
+        return self._fused_inverse(z, context) if self.fused and len(z) else super().inverse(z, context)
 
     # Someone's torch.compile of a whole flow goes round both: it knows neither how to trace the hand-written derivative
     # nor that the kept inverse depends on values.
     @torch.compiler.disable
-    def _fused_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _fused_forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         b, c, h, w = x.shape
-        steps, log_det = self._parameters_for(x)
+        steps, log_det = self._parameters_for(x, context)
         settings = Settings((b, h, w), self._min_scale, self.recompute, self._kernels_for("forward", x))
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
         z, log_scales, extremes = FusedSteps.apply(rows, settings, self.recorder is not None, *steps)
@@ -112,9 +112,9 @@ class FusedLevel(Repeated, RecordsScales):
         return z, sum_event(log_scales.view(b, -1)) + log_det * h * w
 
     @torch.compiler.disable
-    def _fused_inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _fused_inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         b, c, h, w = z.shape
-        steps, log_det = self._parameters_for(z)
+        steps, log_det = self._parameters_for(z, context)
         rows = z.permute(0, 2, 3, 1).reshape(-1, c)
         log_scales = rows.new_zeros(len(rows), c - steps.conditioning)
         with ieee_precision(z.device):
@@ -131,7 +131,7 @@ class FusedLevel(Repeated, RecordsScales):
         elementwise = cast(Any, self.step).steps[2].elementwise
         return elementwise.min_scale if isinstance(elementwise, Affine) else None
 
-    def _parameters_for(self, x: Tensor) -> tuple[Steps, Tensor]:
+    def _parameters_for(self, x: Tensor, context: Tensor | None) -> tuple[Steps, Tensor]:
         """All parameters in the form and dtypes that an input's computation takes, and log|det| per pixel, a scalar."""
         low = torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32
         dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
@@ -144,12 +144,22 @@ class FusedLevel(Repeated, RecordsScales):
             w1, b1 = first.scaled()  # (K, width, c, 3, 3), (K, width)
             w2, b2 = second.scaled()  # (K, width, width, 1, 1), (K, width)
             w3, b3 = last.scaled()  # (K, O, width, 3, 3), (K, O)
+            none = x.new_empty(self.depth, 0)
+            given = p1 = p3 = none
+            if first.given is not None and context is not None:
+                given = torch.einsum("bn,kwn->kbw", context, first.given)
+            if first.position is not None:
+                p1 = first.position.flatten(2).transpose(1, 2)  # (K, H W, width)
+                p3 = last.position
             if self._min_scale is not None:  # shifts and scales interleaved -> first all shifts
-                w3 = torch.cat((w3[:, 0::2], w3[:, 1::2]), dim=1)
+                w3, p3 = (torch.cat((t[:, 0::2], t[:, 1::2]), dim=1) for t in (w3, p3))
                 b3 = torch.cat((b3[:, 0::2], b3[:, 1::2] + SCALE_OFFSET), dim=1)
-            w1, b1, w2, b2, w3 = (t.to(dtype) for t in (w1, b1, w2, b2, w3))
+            if last.position is not None:
+                p3 = p3.flatten(2).transpose(1, 2)  # (K, H W, O)
+            w1, b1, w2, b2, w3, given, p1 = (t.to(dtype) for t in (w1, b1, w2, b2, w3, given, p1))
             w1, w2, w3 = first_weight(w1), middle_weight(w2), last_weight(w3)
-            return Steps(matrix, bias, w1, b1, w2, b2, w3, b3), mixing.log_abs_det() + logs.sum()
+            steps = Steps(matrix, bias, w1, b1, w2, b2, w3, b3, given, p1.contiguous(), p3.contiguous())
+            return steps, mixing.log_abs_det() + logs.sum()
 
     def _inverses(self, matrix: Tensor) -> Tensor:
         """Of the stacked matrices; kept, without autograd, for as long as these have the same values.

@@ -70,11 +70,23 @@ def last_weight(weight: Tensor) -> Tensor:
     return F.pad(matrix, (0, padded(matrix.shape[2]) - matrix.shape[2]))
 
 
-def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
-    """relu of a 3x3 convolution of few channels, (N, c) -> (N, width); for ``weight`` see ``first_weight``."""
+def first_layer(
+    x: Tensor, weight: Tensor, bias: Tensor, space: Space, shift: Tensor | None = None
+) -> Tensor:
+    """relu of a 3x3 convolution of few channels, (N, c) -> (N, width); for ``weight`` see ``first_weight``.
+
+    ``shift`` broadcasts to (B, H W, width) and is added before the relu.
+    """
+    alone = shift is None  # in one kernel then
     if weight.dim() == 2:
-        return linear(im2col(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=True)
-    return convolution(x.to(weight.dtype), weight, bias, space, relu=True)
+        y = linear(im2col(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=alone)
+    else:
+        y = convolution(x.to(weight.dtype), weight, bias, space, relu=alone)
+    if shift is None:
+        return y
+    y = y.view(space[0], -1, y.shape[1])
+    y = (y + shift).relu() if torch.is_grad_enabled() else y.add_(shift).relu_()
+    return y.flatten(0, 1)
 
 
 def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor]:

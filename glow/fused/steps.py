@@ -55,6 +55,10 @@ class Steps(NamedTuple):
     b2: Tensor  # (K, width)
     w3: Tensor  # (K, ...), see last_weight
     b3: Tensor  # (K, O), in the dtype of the activations
+    # Shifts of the first and of the last layer, (K, 0) where there are none:
+    given: Tensor  # (K, B, width), what the context says of each image
+    position1: Tensor  # (K, H W, width)
+    position3: Tensor  # (K, H W, O)
 
     def unbind(self) -> "list[Steps]":
         """Those of every step."""
@@ -64,6 +68,13 @@ class Steps(NamedTuple):
     def conditioning(self) -> int:
         """c, the number of channels that condition."""
         return self.matrix.shape[-1] // 2
+
+    def shift(self) -> Tensor | None:
+        """What one step adds to its first layer, broadcasting to (B, H W, width)."""
+        given = self.given[:, None] if self.given.numel() else None
+        if not self.position1.numel():
+            return given
+        return self.position1 if given is None else self.position1 + given
 
 
 class Hidden(NamedTuple):
@@ -81,9 +92,11 @@ def network(
 
     ``min_scale`` is that of ``Affine``, or None for an additive coupling.
     """
-    a1 = first_layer(x1, p.w1, p.b1, space)
+    a1 = first_layer(x1, p.w1, p.b1, space, p.shift())
     a2 = middle_layer(a1, p.w2, p.b2, space)
     h = last_layer(a2, p.w3, p.b3, space)
+    if p.position3.numel():
+        h = (h.view(space[0], -1, h.shape[1]) + p.position3).flatten(0, 1)
     if min_scale is None:
         return h, None, Hidden(a1, a2, None)
     shift, raw = h.chunk(2, dim=1)
@@ -168,10 +181,25 @@ def backward_step(
         g_h = [g2, g_raw]
     g_a2, g_w3, g_b3 = last_layer_backward(*g_h, x=a2, weight=p.w3, space=space)
     g_a1, g_w2, g_b2 = middle_layer_backward(relu_backward(g_a2, a2), a1, p.w2, space)
-    g_x1, g_w1, g_b1 = first_layer_backward(relu_backward(g_a1, a1), z1, p.w1, space)
+    g_a1 = relu_backward(g_a1, a1)
+    g_x1, g_w1, g_b1 = first_layer_backward(g_a1, z1, p.w1, space)
+    shifts = shift_gradients(p, space, g_a1, g_h)
     g1 += g_x1
-    gradients = Steps(g.T @ x, g.sum(0), g_w1, g_b1, g_w2, g_b2, g_w3, g_b3.to(g.dtype))
+    gradients = Steps(g.T @ x, g.sum(0), g_w1, g_b1, g_w2, g_b2, g_w3, g_b3.to(g.dtype), *shifts)
     return g @ p.matrix, x, gradients
+
+
+def shift_gradients(p: Steps, space: Space, first: Tensor, last: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of ``given``, ``position1`` and ``position3`` from those of what they are added to: (N, width), (N, O)
+    in parts."""
+    first = first.view(space[0], -1, first.shape[1])
+    return [
+        first.sum(1) if p.given.numel() else p.given,
+        first.sum(0) if p.position1.numel() else p.position1,
+        torch.cat([g.view(space[0], -1, g.shape[1]).sum(0) for g in last], dim=1)
+        if p.position3.numel()
+        else p.position3,
+    ]
 
 
 class Kernels(NamedTuple):

@@ -4,6 +4,7 @@ from glow.training.ema import EMA
 from glow.training.initialize import Initialize
 from glow.training.maximum_likelihood import MaximumLikelihood
 from glow.training.module import DensityModule
+from glow.training.muon import Muon
 from glow.training.pictures import Pictures
 from glow.training.progress import Throughput, progress
 from glow.training.reverse_kl import ReverseKL
@@ -16,6 +17,7 @@ __all__ = [
     "DensityModule",
     "Initialize",
     "MaximumLikelihood",
+    "Muon",
     "Pictures",
     "ReverseKL",
     "SmallestScale",

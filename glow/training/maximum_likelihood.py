@@ -21,6 +21,8 @@ class MaximumLikelihood(DensityModule):
         optimizer: see there.
         schedule: see there.
         shift: training images are shifted by up to this fraction of their size, in [0, 1).
+        label_dropout: the share of training examples, in [0, 1], whose label a class-conditional flow is not told: it also
+            learns the density without labels.
         model: see there.
         dataset: see there.
         seed: see there.
@@ -36,6 +38,7 @@ class MaximumLikelihood(DensityModule):
         schedule: Callable[..., Any] | None = None,
         *,
         shift: float = 0.0,
+        label_dropout: float = 0.1,
         model: dict[str, Any] | None = None,
         dataset: dict[str, Any] | None = None,
         seed: int = 0,
@@ -44,8 +47,11 @@ class MaximumLikelihood(DensityModule):
         check_positive("objective.shift", shift, zero=True)
         if shift >= 1:
             raise UsageError(f"objective.shift must be below 1, the whole picture, got {shift}")
-        self.save_hyperparameters("shift")
-        self.shift = shift
+        check_positive("objective.label_dropout", label_dropout, zero=True)
+        if label_dropout > 1:
+            raise UsageError(f"objective.label_dropout must be in [0, 1], got {label_dropout}")
+        self.save_hyperparameters("shift", "label_dropout")
+        self.shift, self.label_dropout = shift, label_dropout
         self.unit = "nll" if self.flow.dequantization is None else "bpd"
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
@@ -54,5 +60,10 @@ class MaximumLikelihood(DensityModule):
         log_prob = self.flow(batch[0], batch[1] if self.flow.classes else None, noise)
         return bits_per_dim(log_prob, self.flow.event_shape) if self.unit == "bpd" else -log_prob
 
-    def augment(self, x: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
-        return random_shift(x, self.shift, uniform(2)) if self.shift and x.dim() == 4 else x
+    def augment(self, batch: Batch, uniform: Callable[[int], Tensor]) -> Batch:
+        x, *labels = batch
+        if self.shift and x.dim() == 4:
+            x = random_shift(x, self.shift, uniform(2))
+        if self.label_dropout and self.flow.classes and labels:
+            labels = [labels[0].masked_fill(uniform(1)[:, 0] < self.label_dropout, -1)]
+        return x, *labels

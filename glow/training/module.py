@@ -1,5 +1,6 @@
 """What training with Lightning has in common, whatever the objective."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from glow.errors import UsageError
 from glow.flows import build
 from glow.resilience.lightning_internals import logs_this_step
 from glow.seeds import generator
+from glow.training.muon import matrices
 from glow.training.schedules import scheduled
 
 Batch = tuple[Tensor, ...]
@@ -32,8 +34,8 @@ class DensityModule(L.LightningModule, ABC):
 
     Args:
         flow: what is trained; None for ``glow.flows.build(model)``.
-        optimizer: makes an optimizer of the parameters, such as ``functools.partial(torch.optim.Adamax, lr=1e-3)``. Only
-            ``fit`` needs it.
+        optimizer: makes an optimizer of the parameters, such as ``functools.partial(torch.optim.Adamax, lr=1e-3)``, and of
+            ``matrices`` (see ``glow.training.muon``) where its signature names these. Only ``fit`` needs it.
         schedule: makes a learning-rate schedule of the optimizer, see ``glow.training.schedules.scheduled``; None for a
             constant rate.
         model: plain values, the configuration of ``glow.flows.build``.
@@ -79,22 +81,23 @@ class DensityModule(L.LightningModule, ABC):
         """The random numbers that the loss of ``n`` examples needs, one row each; None if it needs none."""
         return self.flow.noise(n, source)
 
-    def augment(self, x: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
-        """Training examples, changed at random; ``uniform(k)`` gives k numbers in [0, 1) for every example: (B, k)."""
-        return x
+    def augment(self, batch: Batch, uniform: Callable[[int], Tensor]) -> Batch:
+        """A training batch, changed at random; ``uniform(k)`` gives k numbers in [0, 1) for every example: (B, k)."""
+        return batch
 
     def training_losses(self, batch: Batch, batch_idx: int) -> Tensor:
         """The losses (B,) of a training batch; the same random numbers whenever it is called in the same epoch."""
-        x, *labels = batch
         # Drawn for the global batch, of which this device takes its rows: the numbers that an example meets do not depend
         # on how many devices share the work (as long as they share it evenly).
-        source = generator(x.device, "train", self.seed, self.current_epoch, batch_idx)
+        source = generator(batch[0].device, "train", self.seed, self.current_epoch, batch_idx)
         devices, device = self.trainer.world_size, self.trainer.global_rank
-        n = len(x) * devices
+        n, on = len(batch[0]) * devices, batch[0].device
         noise = self.noise(n, source)
         noise = None if noise is None else noise[device::devices]
-        x = self.augment(x, lambda k: torch.rand((n, k), generator=source, device=x.device)[device::devices])
-        return self.loss((x, *labels), noise)
+        batch = self.augment(
+            batch, lambda k: torch.rand((n, k), generator=source, device=on)[device::devices]
+        )
+        return self.loss(batch, noise)
 
     def on_train_start(self) -> None:
         # The mean in a checkpoint is that of all devices; only the first may count it.
@@ -146,7 +149,10 @@ class DensityModule(L.LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | torch.optim.Optimizer:
         if self.optimizer is None:
             raise UsageError(f"{type(self).__name__} needs an optimizer for training: optimizer=...")
-        optimizer = self.optimizer(self.parameters())
+        takes_matrices = "matrices" in inspect.signature(self.optimizer).parameters
+        optimizer = self.optimizer(
+            self.parameters(), **({"matrices": matrices(self)} if takes_matrices else {})
+        )
         if self.schedule is None:
             return optimizer
         return scheduled(self.trainer, optimizer, self.schedule, monitor=f"val/{self.unit}")

@@ -225,12 +225,12 @@ class TestNetworksOfACoupling:
 
 
 def test_the_top_prior_of_a_class_is_that_class_s_gaussian() -> None:
-    prior = TopPrior(2, classes=3)
+    prior = TopPrior(2, context_channels=3)
     with torch.no_grad():
         prior.bias.copy_(torch.tensor([1.0, 2.0, 0.0, 0.0]))
-        prior.embedding.weight[2] = torch.tensor([0.0, 1.0, math.log(2), 0.0])
+        prior.given[:, 2] = torch.tensor([0.0, 1.0, math.log(2), 0.0])
     z = torch.randn(1, 2, 2, 2)
-    eps, log_det = prior(z, torch.tensor([2]))
+    eps, log_det = prior(z, torch.eye(3)[2:])
     mean, sd = torch.tensor([1.0, 3.0]).view(2, 1, 1), torch.tensor([2.0, 1.0]).view(2, 1, 1)
     normal = torch.distributions.Normal(mean, sd)
     standard = torch.distributions.Normal(0, 1)

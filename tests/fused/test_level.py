@@ -42,10 +42,10 @@ MIXINGS: dict[str, Callable[[int], Any]] = {
 CHANNELS = 8
 
 
-def step(elementwise: Elementwise, mixing: str = "lu", swap: bool = False) -> Composition:
+def step(elementwise: Elementwise, mixing: str = "lu", swap: bool = False, **shifts: Any) -> Composition:
     half = CHANNELS // 2
     before = [ActNorm(CHANNELS), MIXINGS[mixing](CHANNELS)]
-    network = ConvNet(half, elementwise.parameters * half, 8)
+    network = ConvNet(half, elementwise.parameters * half, 8, **shifts)
     return Composition([*before, Coupling(Halves(swap), network, elementwise)])
 
 
