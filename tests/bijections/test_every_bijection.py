@@ -200,8 +200,8 @@ def made(case: Case) -> Bijection:
 
 
 def inputs(case: Case, n: int = 3) -> tuple[Tensor, Tensor | None]:
-    x = torch.rand(n, *case.shape, dtype=torch.float64) - 0.5
-    return x if case.grey else torch.randn_like(x), case.context(n) if case.context else None
+    x = torch.randn(n, *case.shape, dtype=torch.float64)
+    return torch.special.ndtr(x) - 0.5 if case.grey else x, case.context(n) if case.context else None
 
 
 def test_round_trip(case: Case) -> None:

@@ -202,7 +202,7 @@ class TestCompletions:
     def test_are_of_the_class(self, image: Tensor) -> None:
         flow = Glow((1, 8, 8), 17, levels=1, depth=1, width=4, class_conditional=True, classes=3)
         flow.initialize(torch.randint(17, (32, 1, 8, 8)), torch.arange(32) % 3)
-        nn.init.normal_(flow.bijection.top.embedding.weight)  # type: ignore[union-attr]
+        nn.init.normal_(flow.bijection.top.given)  # type: ignore[union-attr]
         missing = parse_mask("left", (1, 8, 8), source())
 
         def run(y: Tensor | None) -> Tensor:
@@ -212,7 +212,7 @@ class TestCompletions:
         assert torch.equal(one, same)
         assert torch.equal(one[0], mixed[0])
         assert not torch.equal(one[1], mixed[1])
-        for y in (None, torch.tensor([3]), torch.tensor([0, 1, 2])):
+        for y in (torch.tensor([3]), torch.tensor([0, 1, 2])):
             with pytest.raises(UsageError, match="y must be one integer label from 0 to 2"):
                 run(y)
 

@@ -153,7 +153,7 @@ def test_latents_are_those_of_noise_anywhere_in_the_bins_whatever_the_batches() 
 
 def test_labels_reach_the_prior_of_their_class() -> None:
     flow, y = small_glow(class_conditional=True, classes=2).double(), torch.arange(10) % 2
-    flow.bijection.top.embedding.weight.data[1, :8] = 100.0
+    flow.bijection.top.given.data[:8, 1] = 100.0
     first, other = (diagnose(flow, pictures(), labels)["latents"][1]["mean"] for labels in (0 * y, y))
     assert other == pytest.approx(first - 50)  # half of the labels
 
@@ -320,7 +320,7 @@ def test_data_that_cannot_be_diagnosed_is_refused() -> None:
     with pytest.raises(UsageError, match="x has no examples"):
         diagnose(identity(), torch.zeros(0, 6))
     with pytest.raises(UsageError, match="y must be one integer label"):
-        diagnose(small_glow(class_conditional=True, classes=2), pictures())
+        diagnose(small_glow(class_conditional=True, classes=2), pictures(), torch.full((len(pictures()),), 2))
     with pytest.raises(UsageError, match="batch_size must be an integer above zero"):
         diagnose(identity(), torch.zeros(1, 6), batch_size=0)
 

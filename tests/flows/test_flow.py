@@ -257,7 +257,7 @@ class TestLabels:
         flow = Glow((1, 8, 8), depth=1, width=8, class_conditional=True, classes=3)
         flow.initialize(images(), torch.arange(8) % 3)
         with torch.no_grad():
-            flow.bijection.top.embedding.weight.normal_()
+            flow.bijection.top.given.normal_()
         return flow.eval()
 
     def test_they_matter(self, conditional: Flow) -> None:
@@ -276,11 +276,18 @@ class TestLabels:
 
     @pytest.mark.parametrize(
         "y",
-        [None, torch.tensor([0] * 7 + [3]), torch.tensor([-1] * 8), torch.zeros(8), torch.zeros(3).long()],
+        [torch.tensor([0] * 7 + [3]), torch.tensor([-2] * 8), torch.zeros(8), torch.zeros(3).long()],
     )
-    def test_bad_ones(self, conditional: Flow, y: Tensor | None) -> None:
+    def test_bad_ones(self, conditional: Flow, y: Tensor) -> None:
         with pytest.raises(UsageError, match="y must be one integer label from 0 to 2"):
             conditional.log_prob(images(), y)
+
+    def test_none_is_the_density_without_labels(self, conditional: Flow) -> None:
+        x, noise = images(), torch.tensor(0.5)
+        without = conditional.log_prob(x, None, noise)
+        assert torch.equal(without, conditional.log_prob(x, torch.full((8,), -1), noise))
+        conditional.bijection.top.given.data.zero_()  # type: ignore[union-attr]
+        torch.testing.assert_close(without, conditional.log_prob(x, torch.arange(8) % 3, noise))
 
     def test_labels_for_a_flow_without_classes(self, flow: Flow) -> None:
         with pytest.raises(UsageError, match="not class-conditional"):
