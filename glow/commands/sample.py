@@ -186,8 +186,9 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
     )
     y = None if y is None else y.repeat_interleave(len(strengths))
     decoded = session.decode(session.flow.unflatten(moved), y, "images")
+    start, end = (Path(str(group)).name for group in groups)
     session.draw_grid(
-        decoded.images, "manipulate", len(strengths), title=f"from {groups[0]} to {groups[1]}, by strength",
+        decoded.images, "manipulate", len(strengths), title=f"moved from {start} towards {end}, by strength",
         heads=[f"{strength:g}" for strength in strengths], labels=y,
     )  # fmt: skip
     print(f"from {cfg.groups[0]} ({counts[0]} images) to {groups[1]} ({counts[1]}), strengths {strengths}")

@@ -25,8 +25,8 @@ GAP = 4
 FONT = 14
 """Height of the letters, in pixels."""
 
-PAGE = (255, 255, 255)
-"""The colour between the images; words are black."""
+PAGE = (222, 222, 222)
+"""Light grey, on which black and white images both have edges; words are black."""
 
 MOST_IN_TURN = 20
 """At most so many labels that come in turn get a column each."""
@@ -69,7 +69,7 @@ def grid(
     line = FONT + 2 * GAP
     left = GAP + max((math.ceil(font.getlength(text)) + 2 * GAP for text in rows), default=0)
     top = GAP + line * (bool(title) + bool(heads))
-    right = max(left + columns * (width + GAP), math.ceil(font.getlength(title)) + 2 * GAP)
+    right = left + max(columns * (width + GAP), math.ceil(font.getlength(title)) + GAP)
     page = Image.new("RGB", (right, top + math.ceil(len(images) / columns) * (height + GAP)), PAGE)
     words = ImageDraw.Draw(page)
     words.text((left, GAP + line / 2), title, "black", font, anchor="lm")
