@@ -72,9 +72,11 @@ def grid(
     right = left + max(columns * (width + GAP), math.ceil(font.getlength(title)) + GAP)
     page = Image.new("RGB", (right, top + math.ceil(len(images) / columns) * (height + GAP)), PAGE)
     words = ImageDraw.Draw(page)
-    words.text((left, GAP + line / 2), title, "black", font, anchor="lm")
+    words.text((left, line / 2), title, "black", font, anchor="lm")
     for i, text in enumerate(heads):
-        words.text((left + i * (width + GAP) + width / 2, top - line / 2), text, "black", font, anchor="mm")
+        words.text(
+            (left + i * (width + GAP) + width / 2, top - GAP - line / 2), text, "black", font, anchor="mm"
+        )
     for i, text in enumerate(rows):
         middle = top + i * (height + GAP) + height / 2
         words.text((left - 2 * GAP, middle), text, "black", font, anchor="rm")
