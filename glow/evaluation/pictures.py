@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALLEST_SIDE = 64
-"""Images are enlarged by the least whole factor that makes their shorter side at least so many pixels."""
+"""Images are enlarged by the least whole factor that makes their longer side at least so many pixels."""
 
 GAP = 4
 """Pixels between images, and around all of them."""
@@ -61,7 +61,7 @@ def grid(
     columns = min(columns, len(images))
     if labels is not None:
         title, heads, rows = _with_labels(labels, columns, title, heads, rows)
-    factor = max(1, math.ceil(SMALLEST_SIDE / min(images.shape[-2:])))
+    factor = max(1, math.ceil(SMALLEST_SIDE / max(images.shape[-2:])))
     pictures = to_bytes(images, grey_levels).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     height, width = pictures.shape[-2:]
 
@@ -74,9 +74,8 @@ def grid(
     words = ImageDraw.Draw(page)
     words.text((left, line / 2), title, "black", font, anchor="lm")
     for i, text in enumerate(heads):
-        words.text(
-            (left + i * (width + GAP) + width / 2, top - GAP - line / 2), text, "black", font, anchor="mm"
-        )
+        middle = left + i * (width + GAP) + width / 2
+        words.text((middle, top - GAP - line / 2), text, "black", font, anchor="mm")
     for i, text in enumerate(rows):
         middle = top + i * (height + GAP) + height / 2
         words.text((left - 2 * GAP, middle), text, "black", font, anchor="rm")
