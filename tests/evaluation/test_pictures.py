@@ -48,6 +48,10 @@ def test_the_images_of_a_grid_are_exact(side: int, factor: int, channels: int) -
         assert torch.equal(drawn, enlarged.expand(3, -1, -1))
 
 
+def test_a_long_thin_image_is_not_made_longer() -> None:
+    assert grid(torch.zeros(1, 1, 1, 100, dtype=torch.uint8), 256, 1).shape == (3, 1 + 2 * GAP, 100 + 2 * GAP)
+
+
 def test_words_are_where_they_belong() -> None:
     images = torch.zeros(6, 1, 64, 64, dtype=torch.uint8)
     plain = grid(images, 256, 3)
