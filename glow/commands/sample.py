@@ -87,7 +87,8 @@ def draw_interpolation(session: Session) -> dict[str, Any]:
         half = (torch.arange(steps) * 2 >= steps).long()
         y = y[half] if len(x) == 2 else y[(2 * half[:, None] + half).flatten()]
     decoded = session.decode(session.flow.unflatten(vectors), y, "points")
-    session.draw_grid(decoded.images, "interpolate", steps)
+    title = f"real images at the {'ends' if len(x) == 2 else 'corners'}, path={cfg.path}"
+    session.draw_grid(decoded.images, "interpolate", steps, title=title, labels=y)
     return {"points": len(vectors), "path": cfg.path, **decode_warnings(decoded)}
 
 
@@ -113,7 +114,11 @@ def draw_reconstructions(session: Session) -> dict[str, Any]:
     for finest, error in enumerate(errors):
         share = sum(math.prod(s) for s in flow.latent_shapes[:finest]) / math.prod(flow.event_shape)
         print(f"  {finest} scales, {share:4.0%} of the latents: mean error {error.mean():6.2f} grey levels")
-    session.draw_grid(torch.cat(rows), "reconstruct", len(x))
+    session.draw_grid(
+        torch.cat(rows), "reconstruct", len(x), title=f"finest scales drawn anew, temperature {temperature:g}",
+        rows=["image", *(f"{finest} of {len(latents)} anew" for finest in range(len(latents) + 1))],
+        labels=None if y is None else y.repeat(len(rows)),
+    )  # fmt: skip
     mean_error = [float(e.mean()) for e in errors]
     return {"largest_error": int(errors[0].max()), "mean_error_by_scales_redrawn": mean_error, **metrics}
 
@@ -146,7 +151,11 @@ def draw_completions(session: Session) -> dict[str, Any]:
             f"{completion.misfit.mean():.1f} grey levels before they were set; "
             f"{', '.join(f'{b:.2f}' for b in completion.trace[-1])} bits/dim"
         )
-    session.draw_grid(torch.cat(rows), "complete", 2 + cfg.completions)
+    heads = ["image", "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
+    session.draw_grid(
+        torch.cat(rows), "complete", len(heads), title=f"temperature {temperature:g}", heads=heads,
+        labels=None if y is None else y.repeat_interleave(len(heads)),
+    )  # fmt: skip
     return {"mask": str(cfg.mask), "missing_pixels": int(missing.sum()), "completions": metrics}
 
 
@@ -177,7 +186,11 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
     )
     y = None if y is None else y.repeat_interleave(len(strengths))
     decoded = session.decode(session.flow.unflatten(moved), y, "images")
-    session.draw_grid(decoded.images, "manipulate", len(strengths))
+    start, end = (Path(str(group)).name for group in groups)
+    session.draw_grid(
+        decoded.images, "manipulate", len(strengths), title=f"moved from {start} towards {end}, by strength",
+        heads=[f"{strength:g}" for strength in strengths], labels=y,
+    )  # fmt: skip
     print(f"from {cfg.groups[0]} ({counts[0]} images) to {groups[1]} ({counts[1]}), strengths {strengths}")
     return {
         "groups": groups, "group_sizes": counts, "strengths": strengths,

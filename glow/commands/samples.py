@@ -1,17 +1,18 @@
 """``python sample.py mode=samples``: from noise, at one temperature or several, as pictures or numbers."""
 
-import math
 import shutil
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glow.commands.inputs import as_list, labels
 from glow.commands.session import Session
 from glow.errors import UsageError, check_positive
 from glow.evaluation.latents import Decoded
+from glow.evaluation.pictures import columns_for, to_bytes
 from glow.flows.flow import Flow
 
 FORMATS = ("png", "npy", "folder")
@@ -46,21 +47,21 @@ def draw_samples(session: Session) -> dict[str, Any]:
     cfg, flow = session.cfg, session.density
     y = labels(session, cfg.n)
     n = cfg.n if y is None else len(y)
-    by_row = flow.classes and cfg.label == "all"
-    columns = n // flow.classes if by_row else math.ceil(math.sqrt(n))
     chosen = _format(session)
     metrics: list[dict[str, Any]] = []
     strip: dict[str, Tensor] = {}
     few = torch.linspace(0, n - 1, min(n, STRIP)).long()
+    few = few if y is None else few[y[few].argsort(stable=True)]  # classes in order
     for temperature in temperatures(session, 0.7):
         decoded = _draw(session, n, y, temperature)
-        _write_samples(session, decoded.images, f"samples_t{temperature}", chosen, columns)
-        strip[f"temperature {temperature:g}"] = decoded.images
+        _write_samples(session, decoded.images, temperature, y, chosen)
+        strip[f"T = {temperature:g}"] = decoded.images
         metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
     if len(strip) > 1 and flow.grey_levels is not None:
         session.draw_grid(
-            torch.cat([images[few] for images in strip.values()]), "temperature_strip", len(few)
-        )
+            torch.cat([images[few] for images in strip.values()]), "temperature_strip", len(few), rows=list(strip),
+            labels=None if y is None else y[few].repeat(len(strip)),
+        )  # fmt: skip
     elif len(strip) > 1 and flow.event_shape == (2,):
         _scatter(session, strip, "temperature_strip")
     for row in metrics:
@@ -87,24 +88,26 @@ def _format(session: Session) -> str:
     return str(chosen)
 
 
-def _write_samples(session: Session, images: Tensor, name: str, chosen: str, columns: int) -> None:
+def _write_samples(
+    session: Session, images: Tensor, temperature: float, y: Tensor | None, chosen: str
+) -> None:
+    name, title = f"samples_t{temperature}", f"temperature {temperature:g}"
     if chosen == "npy":
         np.save(session.folder / f"{name}.npy", images.numpy())
         session.files.append(f"{name}.npy")
     elif chosen == "folder":
-        from PIL import Image
-
         folder = session.folder / name
         shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
         folder.mkdir(parents=True)
-        grey = (images.float() * (255 / (session.levels - 1))).round().byte()
-        for i, image in enumerate(grey):
+        for i, image in enumerate(to_bytes(images, session.levels)):
             Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
         session.files.append(name)
     elif session.density.grey_levels is None:
-        _scatter(session, {"samples": images}, name)
+        _scatter(session, {title: images}, name)
     else:
-        session.draw_grid(images, name, columns)
+        n, a_row_each = len(images), session.density.classes and session.cfg.label == "all"
+        columns = n // session.density.classes if a_row_each else columns_for(n, y)
+        session.draw_grid(images, name, columns, title=title, labels=y)
 
 
 def _scatter(session: Session, points: dict[str, Tensor], name: str) -> None:

@@ -27,6 +27,7 @@ from glow.commands.sources import (
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_choice
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode
+from glow.evaluation.pictures import grid, save_picture
 from glow.flows.flow import Flow
 from glow.seeds import generator
 
@@ -147,16 +148,23 @@ class Session:
         """Choose where to write: ``out``, or a folder inside the run's."""
         self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / default)
 
-    def draw_grid(self, images: Tensor, name: str, columns: int) -> None:
-        """One picture of many images."""
-        from glow.evaluation.pictures import grid
-
-        self.save(grid(images, self.levels, columns), name)
+    def draw_grid(
+        self,
+        images: Tensor,
+        name: str,
+        columns: int,
+        *,
+        title: str = "",
+        heads: Sequence[str] = (),
+        rows: Sequence[str] = (),
+        labels: Tensor | None = None,
+    ) -> None:
+        """One picture of many images, with the words that ``grid`` takes."""
+        picture = grid(images, self.levels, columns, title=title, heads=heads, rows=rows, labels=labels)
+        self.save(picture, name)
 
     def save(self, picture: Tensor, name: str) -> None:
         """Write a picture."""
-        from glow.evaluation.pictures import save_picture
-
         save_picture(picture, self.folder / f"{name}.png")
         self.files.append(f"{name}.png")
 

@@ -21,7 +21,7 @@ from glow.commands.session import Session
 from glow.commands.sources import settings
 from glow.data import Digits
 from glow.errors import UsageError
-from glow.evaluation.pictures import grid
+from glow.evaluation.pictures import GAP, PAGE, grid
 
 
 def draw(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
@@ -38,11 +38,12 @@ def pixels(path: Path) -> torch.Tensor:
 
 
 def cells(path: Path, columns: int, side: int = 64) -> list[torch.Tensor]:
-    """The images of a grid, row by row."""
-    picture = pixels(path)
-    rows = (picture.shape[1] - 2) // (side + 2)
+    """The images of a grid, row by row. Left of the last ten lines of pixels of a row there are no words."""
+    picture, step = pixels(path), side + GAP
+    left = int((picture[:, -GAP - 10 : -GAP] != PAGE[0]).any(0).any(0).nonzero()[0])
+    rows = picture.shape[1] // step
     return [
-        picture[:, 2 + r * (side + 2) :, 2 + c * (side + 2) :][:, :side, :side]
+        picture[:, picture.shape[1] - (rows - r) * step :, left + c * step :][:, :side, :side]
         for r in range(rows)
         for c in range(columns)
     ]
@@ -50,14 +51,15 @@ def cells(path: Path, columns: int, side: int = 64) -> list[torch.Tensor]:
 
 def as_drawn(images: torch.Tensor) -> list[torch.Tensor]:
     """How the grid shows images of 17 grey levels."""
-    return [grid(image[None], 17, 1) for image in images]  # a single one has no frame
+    return [grid(image[None], 17, 1)[:, GAP:-GAP, GAP:-GAP] for image in images]
 
 
 class TestSamples:
     def test_a_grid_per_temperature_and_a_strip(self, tiny_run: Path, tmp_path: Path) -> None:
         report = draw(tiny_run, tmp_path, "n=9", "temperature=[0.5,1]", "seed=3")
         assert report["files"] == ["samples_t0.5.png", "samples_t1.png", "temperature_strip.png"]
-        assert pixels(tmp_path / "samples_t1.png").shape == (3, 3 * 66 + 2, 3 * 66 + 2)
+        title = 22
+        assert pixels(tmp_path / "samples_t1.png").shape == (3, title + 3 * 68 + 4, 3 * 68 + 4)
         low, high = (cells(tmp_path / f"samples_t{t}.png", 3) for t in ("0.5", "1"))
         strip = cells(tmp_path / "temperature_strip.png", 9)  # the same images, a row per temperature
         assert all(map(torch.equal, strip, low + high))
@@ -107,7 +109,8 @@ class TestSamples:
         assert draw(labelled_run, tmp_path, "n=3", "label=4")["labels"] == [4, 4, 4]
         assert draw(labelled_run, tmp_path, "n=4", "label=[1,7]")["labels"] == [1, 7, 1, 7]
         assert draw(labelled_run, tmp_path, "n=15", "label=all")["labels"] == sorted([*range(10)] * 2)
-        assert pixels(tmp_path / "samples_t0.7.png").shape == (3, 10 * 66 + 2, 2 * 66 + 2)
+        assert pixels(tmp_path / "samples_t0.7.png").shape[1] == 22 + 10 * 68 + 4  # a title and ten rows
+        assert len(cells(tmp_path / "samples_t0.7.png", 2)) == 20
         with pytest.raises(UsageError, match="label must be from 0 to 9"):
             draw(labelled_run, tmp_path, "label=10")
 
@@ -163,6 +166,44 @@ def test_labels_of_real_images(labelled_run: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             draw(labelled_run, tmp_path, "mode=reconstruct", "images=[0,1]", wrong)
+
+
+def test_labels_beside_the_images(
+    labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the columns, beside the rows, or in the title, with the temperature."""
+    said: list[dict[str, Any]] = []
+
+    def note(images: torch.Tensor, grey_levels: int, columns: int, **words: Any) -> torch.Tensor:
+        labels = None if words["labels"] is None else words["labels"].tolist()
+        said.append({**words, "labels": labels, "columns": columns})
+        return grid(images, grey_levels, columns, **words)
+
+    monkeypatch.setattr("glow.commands.session.grid", note)
+    draw(labelled_run, tmp_path, "n=22", "temperature=[0.5,1]")
+    each = [*range(10)]
+    assert [(s["title"], s["columns"], s["labels"]) for s in said[:2]] == [
+        ("temperature 0.5", 10, [*each, *each, 0, 1]),
+        ("temperature 1", 10, [*each, *each, 0, 1]),
+    ]
+    strip = said[2]
+    assert strip["rows"] == ["T = 0.5", "T = 1"]
+    assert strip["labels"] == sorted(strip["labels"][:10]) * 2
+    said.clear()
+    draw(labelled_run, tmp_path, "mode=complete", "label=4", "steps=2", "completions=1", "images=[0]")
+    assert said[0]["heads"] == ["image", "seen", "filled 1"]
+    assert said[0]["labels"] == [4] * 3
+    said.clear()
+    draw(labelled_run, tmp_path, "mode=reconstruct", "label=[1,2]", "images=[0,1]")
+    assert said[0]["rows"][:2] == ["image", "0 of 3 anew"]
+    assert said[0]["labels"] == [1, 2] * len(said[0]["rows"])
+    said.clear()
+    draw(
+        labelled_run, tmp_path, "mode=manipulate", "label=[1,2]", "images=[0,1]", "groups=[0,9]", "strengths=[0,2]"
+    )  # fmt: skip
+    assert said[0]["title"] == "moved from 0 towards 9, by strength"
+    assert said[0]["heads"] == ["0", "2"]
+    assert said[0]["labels"] == [1, 1, 2, 2]
 
 
 class TestRealImages:
