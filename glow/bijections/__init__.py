@@ -7,6 +7,7 @@ from glow.bijections.composition import Composition, Inverse
 from glow.bijections.coupling import Checkerboard, Coupling, Halves, Mask
 from glow.bijections.elementwise import Affine, Elementwise, Shift, Spline
 from glow.bijections.gaussianize import Gaussianize
+from glow.bijections.guidance import guided
 from glow.bijections.linear import FullConv1x1, InvertibleConv1x1, LUConv1x1, Permutation
 from glow.bijections.multiscale import MultiScale
 from glow.bijections.planar import Planar
@@ -50,5 +51,6 @@ __all__ = [
     "SplitPrior",
     "Squeeze",
     "TopPrior",
+    "guided",
     "record_scales",
 ]

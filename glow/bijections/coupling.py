@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glow.bijections.base import Bijection, sum_event
 from glow.bijections.elementwise import Affine, Elementwise
+from glow.bijections.guidance import extrapolated
 from glow.bijections.scales import RecordsScales
 
 
@@ -114,6 +115,8 @@ class Coupling(Bijection, RecordsScales):
     """
 
     kind = "coupling"
+    guidance = 0.0
+    """See ``glow.bijections.guidance``."""
 
     def __init__(self, mask: Mask, network: nn.Module, elementwise: Elementwise) -> None:
         super().__init__()
@@ -144,5 +147,8 @@ class Coupling(Bijection, RecordsScales):
     def _parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
         """(B, C2, ..., parameters) in the dtype of x."""
         given = self.mask.given(x)
-        h = self.network(given, context) if self._takes_context else self.network(given)
+        if self._takes_context:
+            h = extrapolated(lambda y: self.network(given, y), context, self.guidance)
+        else:
+            h = self.network(given)
         return h.to(x.dtype).unflatten(1, (-1, self.elementwise.parameters)).movedim(2, -1)

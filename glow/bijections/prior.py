@@ -83,6 +83,9 @@ class TopPrior(GaussianPrior):
     True
     """
 
+    guidance = 0.0
+    """See ``glow.bijections.guidance``."""
+
     def __init__(
         self,
         channels: int,
@@ -99,7 +102,7 @@ class TopPrior(GaussianPrior):
     def mean_and_log_sd(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Two tensors that broadcast to (B, C, H, W)."""
         h = z.new_zeros(1, 2 * z.shape[1] * math.prod(self.size)) if self.bias is None else self.bias[None]
-        if self.given is not None and context is not None:
-            h = h + F.linear(context, self.given)
+        if self.given is not None and context is not None:  # linear: guidance is a factor
+            h = h + (1 + self.guidance) * F.linear(context, self.given)
         mean, log_sd = h.unflatten(1, (-1, *self.size)).chunk(2, dim=1)
         return mean, log_sd

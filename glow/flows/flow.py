@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glow.bijections import Bijection, DataDependent
 from glow.bijections.base import Shape
+from glow.bijections.guidance import guided
 from glow.bijections.repeated import unfused
 from glow.distributions.base import Distribution, check_draw, draw
 from glow.distributions.latent import Base, StandardNormal
@@ -145,6 +146,7 @@ class Flow(Distribution):
         *,
         temperature: float = 1.0,
         y: Tensor | int | None = None,
+        guidance: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw ``n`` elements (n, *event_shape), uint8 for a flow of integers.
@@ -154,6 +156,8 @@ class Flow(Distribution):
             temperature: factor on the standard deviation of every latent (Kingma & Dhariwal 2018, section 6.2), or what
                 the base takes it for; 1 samples the model itself, 0 gives the image of the base's mode.
             y: labels (n,), or one for all, -1 for none; a class-conditional flow draws uniform ones when absent.
+            guidance: how much more clearly than the data the samples show their labels, see ``glow.bijections.guided``; 0 draws
+                from the model itself.
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
                 the samples are the same on every device.
         """
@@ -162,7 +166,8 @@ class Flow(Distribution):
             y = torch.full((n,), y)
         elif y is None and self.classes:
             y = draw(torch.randint, self.classes, (n,), generator=generator, device=self.device)
-        return self.decode(latents, None if y is None else y.to(self.device))
+        with guided(self, guidance):
+            return self.decode(latents, None if y is None else y.to(self.device))
 
     def draw(
         self, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None

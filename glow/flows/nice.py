@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from glow.bijections import ActNorm, Bijection, Scale, Shift
+from glow.bijections import ActNorm, Bijection, Composition, Gaussianize, Scale, Shift
 from glow.errors import UsageError
 from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
@@ -24,6 +24,7 @@ class NICE(Flow):
         base: a key of ``BASES``.
         components: of a mixture as the base.
         grey_levels: of images.
+        gaussianize: of images, begin with the marginal distribution of each channel, see ``Gaussianize``.
 
     Raises:
         UsageError: naming the argument that does not fit.
@@ -41,6 +42,7 @@ class NICE(Flow):
         base: str = "normal",
         components: int = 8,
         grey_levels: int | None = None,
+        gaussianize: bool = False,
     ) -> None:
         images = len(event_shape) == 3
         if images and grey_levels is None:
@@ -48,9 +50,9 @@ class NICE(Flow):
         vector = (math.prod(event_shape),) if images else event_shape
         d = check_vectors("NICE", vector, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
         maps: list[Bijection] = [*alternating(d, layers, hidden, hidden_layers, Shift()), Scale(d)]
-        super().__init__(
-            chain([ActNorm(d), *maps] if images else maps, event_shape, base),
-            event_shape,
-            Dequantization(grey_levels) if images and grey_levels is not None else None,
-            base=BASES[base](d, components),
-        )
+        bijection: Bijection = chain([ActNorm(d), *maps] if images else maps, event_shape, base)
+        dequantization = Dequantization(grey_levels) if images and grey_levels is not None else None
+        if gaussianize and dequantization is not None:
+            marginals = Gaussianize(event_shape[0], dequantization.grey_levels)
+            bijection = Composition([marginals, bijection], numbered=False)
+        super().__init__(bijection, event_shape, dequantization, base=BASES[base](d, components))

@@ -9,6 +9,7 @@ from glow.bijections import (
     Checkerboard,
     Composition,
     Coupling,
+    Gaussianize,
     Halves,
     Mask,
     MultiScale,
@@ -39,6 +40,7 @@ class RealNVP(Flow):
         levels: scales of images; H and W must divide by 2^(levels - 1). None takes as many as divide, at most 3.
         width: channels of the residual networks of images.
         blocks: residual blocks in each of them; the paper's is 8 for 32x32 and 4 for 64x64.
+        gaussianize: of images, begin with the marginal distribution of each channel, see ``Gaussianize``.
 
     Raises:
         UsageError: naming the argument that does not fit.
@@ -62,13 +64,16 @@ class RealNVP(Flow):
         levels: int | None = None,
         width: int = 32,
         blocks: int = 2,
+        gaussianize: bool = False,
     ) -> None:
         if len(event_shape) == 3:
             if base != "normal":
                 raise UsageError(f"base must be normal for RealNVP of images, got {base!r}")
             if grey_levels is None:
                 raise UsageError("RealNVP needs the number of grey_levels of images")
-            bijection = image_realnvp(event_shape, levels, width, blocks)
+            bijection: Bijection = image_realnvp(event_shape, levels, width, blocks)
+            if gaussianize:
+                bijection = Composition([Gaussianize(event_shape[0], grey_levels), bijection], numbered=False)
             super().__init__(bijection, event_shape, Dequantization(grey_levels))
             return
         d = check_vectors("RealNVP", event_shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
