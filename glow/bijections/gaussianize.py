@@ -79,7 +79,8 @@ class Gaussianize(Bijection, DataDependent):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> reals in [-1/2, 1/2] (B, C, H, W), log-det (B,)."""
         n = self.probability.shape[1]
-        low, high = torch.special.ndtr(z), torch.special.ndtr(-z)
+        # erfc, not ndtr, which has no digits left in float32 below -5.
+        low, high = 0.5 * torch.erfc(-z * math.sqrt(0.5)), 0.5 * torch.erfc(z * math.sqrt(0.5))
         # The level from the end that is nearer, whose probabilities add up without rounding to one.
         up, down = self._search(self.probability, low), n - 1 - self._search(self.probability.flip(1), high)
         level = torch.where(low < high, up, down)

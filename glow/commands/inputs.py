@@ -96,10 +96,12 @@ def labels(session: "Session", n: int) -> Tensor | None:
         return None
     if label == "all":
         return torch.arange(classes).repeat_interleave(-(-n // classes))
+    if label == "none":
+        return torch.full((n,), -1)
     wanted = list(range(classes)) if label is None else as_list("label", label)
     for value in wanted:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
-            raise UsageError(f"label must be from 0 to {classes - 1}, a list of these, or all; got {label}")
+            raise UsageError(f"label must be from 0 to {classes - 1}, a list of these, all or none; got {label}")
     return torch.tensor(wanted).repeat(-(-n // len(wanted)))[:n]
 
 
@@ -132,6 +134,4 @@ def labelled(session: "Session", x: Tensor, y: Tensor | None = None) -> tuple[Te
         raise UsageError(f"label=all is for mode=samples, not for mode={session.cfg.mode}")
     if session.cfg.label is not None:
         y = labels(session, len(x))
-    if session.flow.classes and y is None:
-        raise UsageError("the model is class-conditional and needs labels for these images: set label=")
-    return x, y if session.flow.classes else None
+    return x, y if session.flow.classes else None  # no labels: the density without them

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from glow.bijections import guided
 from glow.commands.inputs import as_list, labels
 from glow.commands.session import Session
 from glow.errors import UsageError, check_positive
@@ -47,6 +48,7 @@ def draw_samples(session: Session) -> dict[str, Any]:
     cfg, flow = session.cfg, session.density
     y = labels(session, cfg.n)
     n = cfg.n if y is None else len(y)
+    check_guidance(session, y)
     chosen = _format(session)
     metrics: list[dict[str, Any]] = []
     strip: dict[str, Tensor] = {}
@@ -67,7 +69,7 @@ def draw_samples(session: Session) -> dict[str, Any]:
     for row in metrics:
         counts = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
         print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {counts}")
-    return {"samples": metrics, "labels": None if y is None else y.tolist()}
+    return {"samples": metrics, "guidance": cfg.guidance, "labels": None if y is None else y.tolist()}
 
 
 def _draw(session: Session, n: int, y: Tensor | None, temperature: float) -> Decoded:
@@ -75,8 +77,17 @@ def _draw(session: Session, n: int, y: Tensor | None, temperature: float) -> Dec
     source = session.generator("samples")
     if isinstance(session.density, Flow):
         latents = session.density.draw(n, temperature=temperature, generator=source)
-        return session.decode(latents, y, f"samples at {temperature:g}")
+        with guided(session.density, session.cfg.guidance):
+            return session.decode(latents, y, f"samples at {temperature:g}")
     return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
+
+
+def check_guidance(session: Session, y: Tensor | None) -> None:
+    """Whether ``guidance`` can be had."""
+    guidance = session.cfg.guidance
+    check_positive("guidance", guidance, zero=True)
+    if guidance and (y is None or bool((y < 0).any())):
+        raise UsageError(f"guidance={guidance:g} goes towards a label: it needs a class-conditional model, and label=")
 
 
 def _format(session: Session) -> str:
@@ -92,6 +103,8 @@ def _write_samples(
     session: Session, images: Tensor, temperature: float, y: Tensor | None, chosen: str
 ) -> None:
     name, title = f"samples_t{temperature}", f"temperature {temperature:g}"
+    if session.cfg.guidance:
+        name, title = f"{name}_g{session.cfg.guidance}", f"{title}, guidance {session.cfg.guidance:g}"
     if chosen == "npy":
         np.save(session.folder / f"{name}.npy", images.numpy())
         session.files.append(f"{name}.npy")

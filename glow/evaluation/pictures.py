@@ -160,7 +160,7 @@ def _with_labels(
     labels: Tensor, columns: int, title: str, heads: Sequence[str], rows: Sequence[str]
 ) -> tuple[str, Sequence[str], Sequence[str]]:
     """Title, heads and rows with the labels where each is true of all images that it stands for."""
-    texts = [f"label {label}" for label in labels.tolist()]
+    texts = ["no label" if label < 0 else f"label {label}" for label in labels.tolist()]
     by_column = [texts[i::columns] for i in range(columns)]
     by_row = [texts[i : i + columns] for i in range(0, len(texts), columns)]
     if len(set(texts)) == 1:
