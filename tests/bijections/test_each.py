@@ -14,6 +14,7 @@ from glow.bijections import (
     Coupling,
     Halves,
     LUConv1x1,
+    MultiScale,
     Permutation,
     Shift,
     Spline,
@@ -39,6 +40,11 @@ def test_squeeze_puts_channel_c_dy_dx_at_4c_2dy_dx() -> None:
 def test_squeeze_refuses_odd_sides() -> None:
     with pytest.raises(UsageError, match="even height and width, got 3x4"):
         Squeeze()(torch.zeros(1, 1, 3, 4))
+
+
+def test_multi_scale_refuses_another_number_of_splits() -> None:
+    with pytest.raises(UsageError, match="splits must be one fewer than levels, got 2 splits of 2 levels"):
+        MultiScale((1, 4, 4), [Squeeze(), Squeeze()], [Composition([]), Composition([])], TopPrior(8))
 
 
 def test_actnorm_standardizes() -> None:
