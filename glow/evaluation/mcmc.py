@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from glow.bijections.base import sum_event
-from glow.distributions.base import draw
+from glow.seeds import draw
 
 LogDensity = Callable[[Tensor], Tensor]
 """A log-density in nats, up to a constant: (n, D) -> (n,)."""

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from glow.distributions.base import Distribution
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError, nearest
 from glow.flows.autoregressive import IAF, MAF
-from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
 from glow.flows.glow import Glow
 from glow.flows.made import MADEDensity

@@ -11,10 +11,11 @@ from torch import Tensor
 from glow.bijections import Bijection, DataDependent
 from glow.bijections.base import Shape
 from glow.bijections.repeated import unfused
-from glow.distributions.base import Distribution, check_draw, draw
+from glow.distributions.base import Distribution, check_draw
+from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, StandardNormal
 from glow.errors import UsageError
-from glow.flows.dequantization import Dequantization
+from glow.seeds import draw
 
 
 class Flow(Distribution):

@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from glow.distributions.base import draw
 from glow.distributions.latent import Base, Mixture, StandardNormal, StudentT, Uniform
 from glow.errors import UsageError
+from glow.seeds import draw
 
 BASES: dict[str, Base] = {
     "normal": StandardNormal(),
