@@ -157,14 +157,14 @@ class Flow(Distribution):
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
                 the samples are the same on every device.
         """
-        latents = self.draw(n, temperature=temperature, generator=generator)
+        latents = self.sample_latents(n, temperature=temperature, generator=generator)
         if isinstance(y, int):
             y = torch.full((n,), y)
         elif y is None and self.classes:
             y = draw(torch.randint, self.classes, (n,), generator=generator, device=self.device)
         return self.decode(latents, None if y is None else y.to(self.device))
 
-    def draw(
+    def sample_latents(
         self, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """The latents of ``n`` samples, one tensor (n, ...) per scale, on the flow's device.

@@ -58,7 +58,7 @@ class ReverseKL(DensityModule):
 
     def noise(self, n: int, source: torch.Generator) -> Tensor:
         """The latents (n, D) of ``n`` samples."""
-        return self._flow.draw(n, generator=source)[0]
+        return self._flow.sample_latents(n, generator=source)[0]
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         assert noise is not None
