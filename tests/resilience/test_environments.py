@@ -100,7 +100,7 @@ def test_all_processes_agree_and_a_restart_comes_back(tmp_path: Path) -> None:
     assert {f.name for f in folders["a"] | folders["b"]} == {"run-2", "run-3"}
     assert {run_folder.folder_of_launch("a", 0, base)} == folders["a"]  # started again
     assert run_folder.folder_of_launch("c", 0, base).name == "run-4"
-    assert not run_folder.same_config(base.with_name("run-4"), compose("train"))  # nothing but its name
+    assert not run_folder.holds_run_of(base.with_name("run-4"), compose("train"))  # nothing but its name
 
 
 def test_who_cannot_agree_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
