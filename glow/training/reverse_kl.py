@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from glow.distributions.base import Distribution
-from glow.distributions.plane import Checkerboard, NormalizedDensity, PlaneDensity, density
+from glow.distributions.plane import PlaneDensity, density
 from glow.errors import UsageError
 from glow.evaluation.reverse_kl import reverse_kl_report
 from glow.flows.flow import Flow
@@ -82,7 +82,7 @@ def _density_of(dataset: dict[str, Any] | None) -> PlaneDensity:
     if dataset is None or dataset.get("_target_") != "glow.data.Toy":
         raise UsageError("objective=reverse_kl needs a density: choose one of the datasets in the plane")
     found = density(dataset["kind"], dataset["noise"])
-    if isinstance(found, Checkerboard) or (isinstance(found, NormalizedDensity) and not found.is_density):
+    if not (found.is_density and found.nowhere_zero):
         raise UsageError(
             "objective=reverse_kl needs a density that is nowhere zero: a noise, and no checkerboard"
         )
