@@ -41,6 +41,8 @@ HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_")
 def build(config: Mapping[str, Any], classes: Classes = {}) -> Distribution:  # noqa: B006 (it is only read)
     """The flow, or other density, that a plain ``model`` configuration describes.
 
+    For checkpoints, whose content is not trusted; ``train.py`` instantiates what is typed by Hydra, which imports anything.
+
     Args:
         config: ``_target_``, a key of ``RECIPES``, and the arguments of that class. An argument that has a ``_target_``
             itself, a key of ``NETWORKS``, is what makes such networks.
