@@ -30,15 +30,15 @@ def test_fused_and_unfused_agree_in_values_and_gradients(coupling: str, mixing: 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
-@pytest.mark.parametrize("convolves", [True, False])
+@pytest.mark.parametrize("convolution", [True, False])
 def test_as_convolutions_and_as_products(
-    convolves: bool, recompute: str, coupling: str, monkeypatch: pytest.MonkeyPatch
+    convolution: bool, recompute: str, coupling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a CPU computes in float32, and what a GPU does, in float64."""
     made, x = level(coupling, recompute=recompute), images()
     with unfused(made):
         expected = everything(made, x)
-    monkeypatch.setattr(products, "use_convolution", lambda x: convolves)
+    monkeypatch.setattr(products, "use_convolution", lambda x: convolution)
     found = everything(made, x)
     for name, value in expected.items():
         assert (found[name] - value).norm() / value.norm() < 1e-10, name
@@ -142,12 +142,12 @@ def test_columns_and_their_transpose_are_a_convolution_and_its_transpose() -> No
 
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("convolves", [True, False])
+@pytest.mark.parametrize("convolution", [True, False])
 def test_gradients_in_the_precisions_that_people_train_in(
-    convolves: bool, recompute: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    convolution: bool, recompute: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At depth 32, as convolutions and as products."""
-    monkeypatch.setattr(products, "use_convolution", lambda x: convolves)
+    monkeypatch.setattr(products, "use_convolution", lambda x: convolution)
     made, x = level("affine bounded", recompute=recompute, depth=32, away=0.02), images(8)
     with unfused(made):
         expected = everything(made, x)

@@ -115,7 +115,7 @@ class InLayer(Inject):
 MAKE: dict[type[Inject], Callable[..., MaximumLikelihood]] = {
     InBatch: points, InWeight: images, InGradient: images, InLayer: points,
 }  # fmt: skip
-SAID = {
+MESSAGES = {
     InBatch: r"the loss is not finite at step 3: batch \d of the epoch holds nan in example 5 of 3\d .*data is at fault",
     InWeight: r"the loss is not finite at step 3: weight flow\.\S+\.shift holds inf at \[1, 0\]; .*optimizer\.lr",
     InGradient: r"the gradient is not finite at step 3: that of flow\.\S+ holds (nan|inf); ",

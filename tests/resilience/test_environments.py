@@ -134,14 +134,14 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path: Path) -
         "callbacks.progress.every_seconds=0", "callbacks.estimate=null",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    said = []
+    lines = []
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if re.match(r"step [23]\d/", line):  # 11 steps an epoch
                 worker = next(
                     p
@@ -150,11 +150,11 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path: Path) -
                 )
                 os.kill(worker, signal.SIGKILL)
                 break
-        said.append(process.stdout.read())
+        lines.append(process.stdout.read())
         assert process.wait(60) == 0
     finally:
         process.kill()
-    assert "continuing" in "".join(said)
+    assert "continuing" in "".join(lines)
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [
         "digits-glow_small",
         "digits-glow_small-2",

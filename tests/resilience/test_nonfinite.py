@@ -16,8 +16,8 @@ from glow.training import EMA, Initialize, MaximumLikelihood
 
 from .spoiled import (
     MAKE,
+    MESSAGES,
     QUIET,
-    SAID,
     STEP,
     InBatch,
     InGradient,
@@ -31,9 +31,9 @@ from .spoiled import (
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("fault", SAID)
+@pytest.mark.parametrize("fault", MESSAGES)
 def test_stop_names_the_source(fault: type[Inject], accumulate: int) -> None:
-    with pytest.raises(NonFiniteError, match=SAID[fault]):
+    with pytest.raises(NonFiniteError, match=MESSAGES[fault]):
         trained(MAKE[fault](), fault(), accumulate_grad_batches=accumulate)
 
 
@@ -67,16 +67,16 @@ def test_skip_leaves_weights_and_optimizer_alone(
 
 
 def test_weights_cannot_be_skipped() -> None:
-    with pytest.raises(NonFiniteError, match=SAID[InWeight]):
+    with pytest.raises(NonFiniteError, match=MESSAGES[InWeight]):
         trained(images(), InWeight(), NonFiniteGuard("skip"))
 
 
 def test_no_more_than_max_skipped() -> None:
     guard = NonFiniteGuard("skip", max_skipped=2)
-    said = r"at step 6, and 2 steps were skipped before \(max_skipped\): batch 6 of the epoch holds nan"
+    message = r"at step 6, and 2 steps were skipped before \(max_skipped\): batch 6 of the epoch holds nan"
     with (
         pytest.warns(UserWarning, match=r"skipped \(2 of at most 2\)"),
-        pytest.raises(NonFiniteError, match=said),
+        pytest.raises(NonFiniteError, match=message),
     ):
         trained(points(), InBatch((1, 4, 6)), guard)
     assert guard.skipped == 2

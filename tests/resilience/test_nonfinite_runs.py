@@ -135,8 +135,8 @@ def test_two_devices_decide_together(tmp_path: Path, action: str) -> None:
         ],
         capture_output=True, text=True, timeout=200, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(CONF.parent)},
     )  # fmt: skip
-    said = r"the loss is not finite at step 2.*: batch 2 of the epoch holds nan in example 5 of 12\d .*\(device 1\)"
-    assert re.search(said, result.stderr), result.stderr
+    message = r"the loss is not finite at step 2.*: batch 2 of the epoch holds nan in example 5 of 12\d .*\(device 1\)"
+    assert re.search(message, result.stderr), result.stderr
     if action == "stop":
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
