@@ -194,14 +194,14 @@ def main() -> int:
             runs[name].append(run(models[name], train, test, seed, args.steps))
     print(table(runs))
     if args.out:
-        about = {
+        metadata = {
             "steps": args.steps,
             "threads": args.threads,
             "torch": torch.__version__,
             "zuko": zuko.__version__,
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({**about, "models": runs}, indent=2) + "\n")
+        args.out.write_text(json.dumps({**metadata, "models": runs}, indent=2) + "\n")
     return 0
 
 

@@ -47,16 +47,16 @@ def run(setting: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def figures(line: dict[str, Any]) -> str:
     """The line that is printed for a run."""
-    about = f"seed {line['seed']} | {line['setting'] or 'default'}"
+    label = f"seed {line['seed']} | {line['setting'] or 'default'}"
     test = line.get("test") or {}
     if "error" in line or not test:
-        return f"failed: {line.get('error', 'nothing was trained')} | {about}"
+        return f"failed: {line.get('error', 'nothing was trained')} | {label}"
     value, raw = (
         f"{v:.4f}" if v is not None else "not finite"
         for v in (test.get("ema", test.get("raw")), test.get("raw"))
     )
     speed = f"{line['steps']:,} steps, {line['images_per_s'] or 0:.0f} images/s"
-    return f"{value} bits/dim (raw weights {raw}), {speed}, {about}"
+    return f"{value} bits/dim (raw weights {raw}), {speed}, {label}"
 
 
 def arguments() -> argparse.Namespace:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Bijection, Part, Shape, no_log_det
+from glow.errors import UsageError
 
 
 class MultiScale(Bijection):
@@ -24,6 +25,9 @@ class MultiScale(Bijection):
             empty ``Composition`` for standard normals.
         top: the prior of the last latent. It and the levels get the context.
 
+    Raises:
+        UsageError: splits are not one fewer than levels.
+
     >>> from glow.bijections import Composition, Squeeze, TopPrior
     >>> f = MultiScale((1, 4, 4), [Squeeze(), Squeeze()], [Composition([])], TopPrior(8))
     >>> z, log_det = f(torch.ones(5, 1, 4, 4))
@@ -35,7 +39,10 @@ class MultiScale(Bijection):
         self, shape: Shape, levels: Sequence[Bijection], splits: Sequence[Bijection], top: Bijection
     ) -> None:
         super().__init__()
-        assert len(splits) == len(levels) - 1
+        if len(splits) != len(levels) - 1:
+            raise UsageError(
+                f"splits must be one fewer than levels, got {len(splits)} splits of {len(levels)} levels"
+            )
         self.shape = tuple(shape)
         self.levels = nn.ModuleList(levels)
         self.splits = nn.ModuleList(splits)

@@ -92,7 +92,10 @@ def make_trainer(cfg: DictConfig) -> L.Trainer:
 
 
 def make_model(node: Any) -> Any:
-    """The model; a ``_target_`` inside its node is a part that it makes itself, once it knows the part's sizes."""
+    """The model; a ``_target_`` inside its node is a part that it makes itself, once it knows the part's sizes.
+
+    By Hydra, not ``glow.flows.build``: what is typed is trusted, so any class that can be imported may be named.
+    """
     if isinstance(node, DictConfig):
         parts = {
             k: {"_partial_": True} for k, v in node.items() if isinstance(v, DictConfig) and "_target_" in v

@@ -4,6 +4,8 @@ import csv
 import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -62,9 +64,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
     }  # fmt: skip
     values = measure_bits(session, report)
-    for measure in (measure_ood, measure_latents, measure_baselines):
+    measurements: list[Callable[[Session, dict[str, Any]], None]] = [measure_latents, measure_baselines]
+    if others is not None:
+        measurements.insert(0, partial(measure_ood, inside=values[session.weights], others=others))
+    for measure in measurements:
         session.write_report(report, "evaluation.json")  # what there is, should the next one fail
-        measure(session, values[session.weights], others, report)
+        measure(session, report)
     session.write_report(report, "evaluation.json")
     print(f"in {session.folder}: {', '.join(['evaluation.json', *session.files])}")
     return report
@@ -87,9 +92,7 @@ def _batch_size(session: Session) -> int:
     return int(session.cfg.batch_size or session.data.module.batch_size)
 
 
-def metrics(
-    session: Session, flow: Distribution, data: Loaded, what: str, draws: int | None = None
-) -> Tensor:
+def losses(session: Session, flow: Distribution, data: Loaded, what: str, draws: int | None = None) -> Tensor:
     """Bits/dim or nats of every example (N,), in the batches of the training's own test; ``draws`` replaces the setting."""
     from glow.data.sampler import EpochBatches  # slow to import: glow.data needs Lightning
 
@@ -118,7 +121,7 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
         start = time.monotonic()
         same = kind == session.weights
         flow = session.density if same else saved.flow(kind, session.classes).to(session.density.device)
-        values[kind] = metrics(session, flow, data, f"{kind} weights")
+        values[kind] = losses(session, flow, data, f"{kind} weights")
         report["weights"][kind] = mean_and_error(values[kind])
         report["weights"][kind]["examples_per_s"] = round(len(data.x) / (time.monotonic() - start), 1)
         print(f"  {kind:<4} {format_mean(report['weights'][kind], report)}", flush=True)
@@ -145,21 +148,19 @@ def format_mean(figures: dict[str, Any], report: dict[str, Any]) -> str:
     )
 
 
-def measure_ood(session: Session, inside: Tensor, others: Loaded | None, report: dict[str, Any]) -> None:
-    """How well scores tell the other data from the data that was trained on."""
-    if others is None:
-        return
+def measure_ood(session: Session, report: dict[str, Any], *, inside: Tensor, others: Loaded) -> None:
+    """How well scores tell the other data from the data that was trained on, whose losses ``inside`` holds."""
     from glow.evaluation.ood import ood_picture, ood_report, ood_scores, png_bits, verdict  # slow to import
 
     flow, names = session.density, (session.data.label, others.label)
     training = session.training.first(TYPICAL_IMAGES)
-    typical = mean_and_error(metrics(session, flow, training, "training"))
+    typical = mean_and_error(losses(session, flow, training, "training"))
     if typical["finite_mean"] is None:
         raise UsageError("no training image has a finite likelihood: there is nothing to compare with")
     if typical["non_finite"]:
         print(f"warning: {typical['non_finite']} of {typical['n']} training images have no finite likelihood")
     level = typical["finite_mean"]
-    outside = metrics(session, flow, others._replace(y=None), names[1])
+    outside = losses(session, flow, others._replace(y=None), names[1])
     pngs = png_bits(session.data.x), png_bits(others.x)
     found = ood_report(inside, outside, *pngs, typical=level)
     scores = [ood_scores(b, p, level) for b, p in zip((inside, outside), pngs, strict=True)]
@@ -172,7 +173,7 @@ def measure_ood(session: Session, inside: Tensor, others: Loaded | None, report:
     report["ood"] = found | {"datasets": list(names), "typical_of": typical}
 
 
-def measure_latents(session: Session, inside: Tensor, others: Loaded | None, report: dict[str, Any]) -> None:
+def measure_latents(session: Session, report: dict[str, Any]) -> None:
     """Diagnose the latents of a flow with a standard normal base, and say what looks wrong."""
     if not session.cfg.diagnostics:
         return
@@ -203,12 +204,10 @@ def _training_mean(session: Session) -> float | None:
     if not session.sources[0].own or session.data.split == "train":
         return None
     training = session.training.first(min(session.cfg.diagnosed, TYPICAL_IMAGES))
-    return mean_and_error(metrics(session, session.density, training, "training", draws=1))["finite_mean"]
+    return mean_and_error(losses(session, session.density, training, "training", draws=1))["finite_mean"]
 
 
-def measure_baselines(
-    session: Session, inside: Tensor, others: Loaded | None, report: dict[str, Any]
-) -> None:
+def measure_baselines(session: Session, report: dict[str, Any]) -> None:
     """Compare points in the plane with simple densities of the training points, and draw both."""
     flow, data = session.density, session.data
     if not session.cfg.diagnostics or flow.event_shape != (2,) or len(data.x) < MIN_POINTS:
@@ -222,8 +221,8 @@ def measure_baselines(
     flow_nll = report["weights"][session.weights]["mean"]
     print("negative log-likelihood of held-out points, nats:")
     print(f"  flow     {'not finite' if flow_nll is None else f'{flow_nll:.4f}'}")
-    for name, metric in fitted.items():
-        print(f"  {name:<8} {metric['nll']:.4f}")
+    for name, baseline in fitted.items():
+        print(f"  {name:<8} {baseline['nll']:.4f}")
     if "true_nll" in report:
         print(f"  {'truth':<8} {report['true_nll']:.4f}")
     best = min(fitted, key=lambda name: fitted[name]["nll"])

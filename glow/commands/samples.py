@@ -76,7 +76,7 @@ def _draw(session: Session, n: int, y: Tensor | None, temperature: float) -> Dec
     """Samples from the same random numbers at every temperature."""
     source = session.generator("samples")
     if isinstance(session.density, Flow):
-        latents = session.density.draw(n, temperature=temperature, generator=source)
+        latents = session.density.sample_latents(n, temperature=temperature, generator=source)
         with guided(session.density, session.cfg.guidance):
             return session.decode(latents, y, f"samples at {temperature:g}")
     return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])

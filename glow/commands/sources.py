@@ -31,8 +31,8 @@ class Source(NamedTuple):
 
 def settings(node: DictConfig) -> dict[str, Any]:
     """The plain values of a node without those that are missing (???)."""
-    plain: Any = OmegaConf.to_container(node, resolve=True)
-    return {key: value for key, value in plain.items() if value != "???"}
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    return {key: value for key, value in values.items() if value != "???"}
 
 
 def named_classes(cfg: DictConfig, group: str) -> dict[str, Callable[..., Any]]:
@@ -41,9 +41,9 @@ def named_classes(cfg: DictConfig, group: str) -> dict[str, Callable[..., Any]]:
     Raises:
         UsageError: there is no such class.
     """
-    plain = OmegaConf.to_container(cfg[group]) if isinstance(cfg.get(group), DictConfig) else {}
+    values = OmegaConf.to_container(cfg[group]) if isinstance(cfg.get(group), DictConfig) else {}
     found = {}
-    for name, value in _leaves(plain, group):
+    for name, value in _leaves(values, group):
         if name.endswith("._target_") and isinstance(value, str) and not value.startswith("glow."):
             try:
                 found[value] = get_object(value)
@@ -55,10 +55,10 @@ def named_classes(cfg: DictConfig, group: str) -> dict[str, Callable[..., Any]]:
 def refuse_model_settings(cfg: DictConfig) -> None:
     """Raise ``UsageError`` for a setting of the model that no dataset brought: the model is the checkpoint's."""
     chosen = "_target_" in (cfg.get("dataset") or {})
-    plain = (
+    values = (
         OmegaConf.to_container(cfg.model) if isinstance(cfg.get("model"), DictConfig) and not chosen else {}
     )
-    for name, _ in _leaves(plain, "model"):
+    for name, _ in _leaves(values, "model"):
         if not name.endswith("._target_"):
             raise UsageError(
                 f"{name}: the model is the checkpoint's; only a class can be named, ++model._target_="

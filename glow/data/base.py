@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from glow.data.sampler import EpochBatches
 from glow.errors import UsageError, check_positive
+from glow.resilience.lightning_internals import batches_begun
 from glow.seeds import generator
 
 Split = Literal["train", "val", "test"]
@@ -70,14 +71,6 @@ def part_size(name: str, size: int | float, n: int) -> int:
             f"{name}={size} takes {taken} of {n} examples and leaves {n - taken}; both need at least one"
         )
     return taken
-
-
-def batches_begun(trainer: L.Trainer) -> int:
-    """The batches of this epoch that training has begun, above zero when a run continues inside an epoch.
-
-    A private part of Lightning (2.6.6): no public attribute has the position in an epoch that a checkpoint restores.
-    """
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class ArrayData(L.LightningDataModule):

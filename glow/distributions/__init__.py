@@ -1,1 +1,1 @@
-"""Distributions: their interface, the bases of flows, and densities in the plane with known figures."""
+"""Distributions: their interface, integers as reals, the bases of flows, and densities in the plane with known figures."""

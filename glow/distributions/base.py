@@ -1,40 +1,15 @@
-"""The interface of models, which training and evaluation need, and how random numbers are drawn."""
+"""The interface of models, which training and evaluation need."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError, check_positive
-
-if TYPE_CHECKING:
-    from glow.flows.dequantization import Dequantization
-
-
-def draw(
-    sampler: Callable[..., Tensor],
-    *size: Any,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Random numbers, drawn on the generator's device and then moved: one of the CPU gives the same on every device.
-
-    Args:
-        sampler: ``torch.rand``, ``torch.randn``, ``torch.randint`` or ``torch.randperm``.
-        size: its arguments.
-        generator: their source; the global one of ``device`` when absent.
-        device: where they are needed; None leaves them where they were drawn.
-        dtype: what they are converted to; None for that of the sampler.
-
-    >>> draw(torch.randint, 3, (2,), generator=torch.Generator().manual_seed(0), dtype=torch.float64).dtype
-    torch.float64
-    """
-    source = device if generator is None else generator.device
-    return sampler(*size, generator=generator, device=source).to(device, dtype)
 
 
 def check_draw(n: int, temperature: float) -> None:
@@ -53,7 +28,7 @@ class Distribution(nn.Module, ABC):
     """
 
     def __init__(
-        self, event_shape: Sequence[int], dequantization: "Dequantization | None" = None, classes: int = 0
+        self, event_shape: Sequence[int], dequantization: Dequantization | None = None, classes: int = 0
     ) -> None:
         super().__init__()
         self.event_shape: Shape = tuple(event_shape)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape, sum_event
-from glow.distributions.base import check_draw, draw
+from glow.distributions.base import check_draw
 from glow.errors import check_positive
+from glow.seeds import draw
 
 LOG_2_PI = math.log(2 * math.pi)
 

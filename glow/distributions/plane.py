@@ -108,7 +108,11 @@ class Pinwheel(NormalizedDensity):
 class Checkerboard(NormalizedDensity):
     """Uniform on the eight dark squares of a 4x4 board of side 8. It has no noise: its edges are sharp."""
 
-    is_density = True
+    nowhere_zero = False
+
+    def __init__(self, noise: float) -> None:
+        super().__init__(noise)
+        self.is_density = True
 
     def log_prob(self, x: Tensor) -> Tensor:
         square = (x + 4).div(2).floor()

@@ -25,6 +25,10 @@ class PlaneDensity(ABC):
     """x from and to, y from and to: all but a negligible part of the mass lies inside."""
     side = 600
     """Cells of the grid on which integrals are taken, along each side of the box."""
+    is_density = True
+    """Whether there is a density: without noise, all points of some lie on lines."""
+    nowhere_zero = True
+    """Whether it is above zero on the whole plane."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -83,8 +87,4 @@ class NormalizedDensity(PlaneDensity):
 
     def __init__(self, noise: float) -> None:
         self.noise = noise
-
-    @property
-    def is_density(self) -> bool:
-        """Whether there is a density: without noise, all points lie on the lines."""
-        return self.noise > 0
+        self.is_density = noise > 0

@@ -35,14 +35,13 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
     return -log_prob / (math.prod(event_shape) * math.log(2))
 
 
-def evaluation_noise(
-    flow: Distribution, n: int, split: str, seed: int, batch: int, *, device_index: int = 0, draw: int = 0
-) -> Tensor | None:
-    """The noise of ``flow.log_prob``, the same in every evaluation; None for a density without.
+def evaluation_generator(
+    flow: Distribution, split: str, seed: int, batch: int, *, device_index: int = 0, draw: int = 0
+) -> torch.Generator:
+    """The source of a batch's noise, on the flow's device, the same in every evaluation.
 
     Args:
-        flow: what needs it, on any device.
-        n: how many elements.
+        flow: what is evaluated, on any device.
         split: ``val`` or ``test``.
         seed: of the run.
         batch: which batch of the split it is for.
@@ -50,7 +49,17 @@ def evaluation_noise(
         draw: 0 is what validation and test during training use.
     """
     key = (seed, batch, device_index, draw) if draw else (seed, batch, device_index)
-    return flow.noise(n, generator(flow.device, split, *key))
+    return generator(flow.device, split, *key)
+
+
+def evaluation_noise(
+    flow: Distribution, n: int, split: str, seed: int, batch: int, **options: int
+) -> Tensor | None:
+    """The noise of ``flow.log_prob`` of ``n`` elements; None for a density without.
+
+    For the other arguments see ``evaluation_generator``.
+    """
+    return flow.noise(n, evaluation_generator(flow, split, seed, batch, **options))
 
 
 @torch.no_grad()

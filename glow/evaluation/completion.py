@@ -119,7 +119,7 @@ def complete(
         y = y.reshape(-1).expand(n) if y.numel() == 1 else y
 
     image, hidden = image.to(flow.device).expand(n, *image.shape), missing.to(flow.device).expand_as(image)
-    z = flow.flatten(flow.draw(n, temperature=temperature, generator=generator))
+    z = flow.flatten(flow.sample_latents(n, temperature=temperature, generator=generator))
     noise = flow.noise(n, generator)
     assert noise is not None
     task = _Task(flow, flow.dequantization(image, noise)[0], hidden, temperature, y)
@@ -227,7 +227,7 @@ def _walk(
         z, size = state.position, adapt_step(size, accepted, 0.65, i)
         lost = ~state.log_density.isfinite()
         if lost.any():  # without a gradient they would stay there for ever
-            fresh = task.flow.draw(len(z), temperature=task.temperature, generator=generator)
+            fresh = task.flow.sample_latents(len(z), temperature=task.temperature, generator=generator)
             z = torch.where(lost[:, None], task.flow.flatten(fresh), z)
         values = task.generate(z)
         yield values, accepted

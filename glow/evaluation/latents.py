@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from glow.distributions.base import draw
 from glow.flows.flow import Flow
+from glow.seeds import draw
 
 CPU_BATCH = 256
 """Images that are decoded at once on a CPU, where more are no faster."""

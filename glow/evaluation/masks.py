@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from glow.bijections.base import Shape
-from glow.distributions.base import draw
 from glow.errors import UsageError, nearest
+from glow.seeds import draw
 
 REGIONS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
     "left": lambda h, w: (slice(h), slice(w // 2)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from glow.bijections.base import sum_event
-from glow.distributions.base import draw
+from glow.seeds import draw
 
 LogDensity = Callable[[Tensor], Tensor]
 """A log-density in nats, up to a constant: (n, D) -> (n,)."""
@@ -66,5 +66,5 @@ def adapt_step(size: Tensor, accepted: Tensor, target: float, i: int) -> Tensor:
 
 
 def draw_like(x: Tensor, sampler: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
-    """Random numbers of the shape, device and type of x, see ``glow.distributions.base.draw``."""
+    """Random numbers of the shape, device and type of x, see ``glow.seeds.draw``."""
     return draw(sampler, *x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -111,7 +111,7 @@ def _draw_latents(
         reach = min(10.0, max(3.5, 1.05 * z.abs().max().item()))
         ax_latents.set(xlim=(-reach, reach), ylim=(-reach, reach))
     else:
-        drawn = flow.draw(len(z), generator=generator)[0].cpu()
+        drawn = flow.sample_latents(len(z), generator=generator)[0].cpu()
         ax_latents.set_title("latents of the data, and draws of the base (orange)", fontsize=10)
         ax_latents.scatter(drawn[:DOTS, 0], drawn[:DOTS, 1], s=2, zorder=0)
         expected, observed = (v.double().square().sum(1).sort().values for v in (drawn, z))

@@ -25,7 +25,7 @@ def reverse_kl_report(flow: Flow, target: PlaneDensity, n: int, generator: torch
         the effective sample size :math:`(\sum w)^2 / \sum w^2` as a fraction of n; and the target's ``observables``.
         None for what is not finite.
     """
-    x, log_q = flow.generate_with_log_prob(flow.draw(n, generator=generator))
+    x, log_q = flow.generate_with_log_prob(flow.sample_latents(n, generator=generator))
     x, log_w = x.double(), target.log_prob(x.double()) - log_q.double()
     log_sum = log_w.logsumexp(0)
     elbo = log_w.mean().item()

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from glow.distributions.base import Distribution
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError, nearest
 from glow.flows.autoregressive import IAF, MAF
-from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
 from glow.flows.glow import Glow
 from glow.flows.made import MADEDensity
@@ -40,6 +40,8 @@ HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_")
 
 def build(config: Mapping[str, Any], classes: Classes = {}) -> Distribution:  # noqa: B006 (it is only read)
     """The flow, or other density, that a plain ``model`` configuration describes.
+
+    For checkpoints, whose content is not trusted; ``train.py`` instantiates what is typed by Hydra, which imports anything.
 
     Args:
         config: ``_target_``, a key of ``RECIPES``, and the arguments of that class. An argument that has a ``_target_``

@@ -12,10 +12,11 @@ from glow.bijections import Bijection, DataDependent
 from glow.bijections.base import Shape
 from glow.bijections.guidance import guided
 from glow.bijections.repeated import unfused
-from glow.distributions.base import Distribution, check_draw, draw
+from glow.distributions.base import Distribution, check_draw
+from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, StandardNormal
 from glow.errors import UsageError
-from glow.flows.dequantization import Dequantization
+from glow.seeds import draw
 
 
 class Flow(Distribution):
@@ -161,7 +162,7 @@ class Flow(Distribution):
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
                 the samples are the same on every device.
         """
-        latents = self.draw(n, temperature=temperature, generator=generator)
+        latents = self.sample_latents(n, temperature=temperature, generator=generator)
         if isinstance(y, int):
             y = torch.full((n,), y)
         elif y is None and self.classes:
@@ -169,7 +170,7 @@ class Flow(Distribution):
         with guided(self, guidance):
             return self.decode(latents, None if y is None else y.to(self.device))
 
-    def draw(
+    def sample_latents(
         self, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """The latents of ``n`` samples, one tensor (n, ...) per scale, on the flow's device.

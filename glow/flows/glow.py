@@ -26,8 +26,8 @@ from glow.bijections import (
     Squeeze,
     TopPrior,
 )
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError, check_choice, check_positive
-from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
 from glow.fused import FusedLevel
 from glow.networks import ConvNet, ZeroConv2d

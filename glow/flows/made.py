@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glow.bijections.elementwise import tanh_log_scale
-from glow.distributions.base import Distribution, check_draw, draw
+from glow.distributions.base import Distribution, check_draw
 from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
 from glow.flows.vectors import check_vectors
 from glow.networks import MADE
+from glow.seeds import draw
 
 
 class MADEDensity(Distribution):

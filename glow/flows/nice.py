@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from glow.bijections import ActNorm, Bijection, Composition, Gaussianize, Scale, Shift
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError
-from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
 from glow.flows.vectors import BASES, alternating, chain, check_vectors
 

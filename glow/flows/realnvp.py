@@ -15,8 +15,8 @@ from glow.bijections import (
     MultiScale,
     Squeeze,
 )
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError, check_positive
-from glow.flows.dequantization import Dequantization
 from glow.flows.flow import Flow
 from glow.flows.vectors import BASES, alternating, chain, check_vectors
 from glow.networks import ResNet

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glow.bijections import Affine, Bijection, Composition, Planar
-from glow.distributions.base import Distribution, check_draw, draw
+from glow.distributions.base import Distribution, check_draw
 from glow.distributions.latent import StandardNormal
 from glow.errors import UsageError, check_choice, check_positive
 from glow.flows.autoregressive import autoregressive_layers
+from glow.seeds import draw
 
 
 class VAE(Distribution):

@@ -1,7 +1,6 @@
 """What touches Lightning's private state, one function each, written against Lightning 2.6.6.
 
 A new version of Lightning may change any of them; ``tests/resilience/test_lightning_internals.py`` uses each one.
-The data, which know nothing of this room, have one more: ``glow.data.base.batches_begun``.
 Private methods are overridden in two more places, because Lightning has no public hook there:
 ``glow.training.ema.EMA`` counts the calls of ``WeightAveraging._swap_models`` and reads ``_average_model`` and
 ``_latest_update_step``; ``glow.resilience.csv_logger.AppendingCSVLogger`` replaces ``CSVLogger.experiment`` and reads
@@ -30,6 +29,14 @@ def logs_this_step(trainer: L.Trainer) -> bool:
     """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+
+
+def batches_begun(trainer: L.Trainer) -> int:
+    """The batches of this epoch that training has begun, above zero when a run continues inside an epoch.
+
+    No public attribute has the position in an epoch that a checkpoint restores.
+    """
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def accumulates(trainer: L.Trainer) -> bool:

@@ -58,7 +58,7 @@ class RunFolder:
         self.path = choose_folder(cfg)
         cfg.run_dir = str(self.path)
         OmegaConf.resolve(cfg)
-        self.finished = same_config(self.path, cfg) and _is_finished(self.path, cfg)
+        self.finished = holds_run_of(self.path, cfg) and _is_finished(self.path, cfg)
         """Whether the run reached its end, and the end has not been moved since."""
 
     @contextlib.contextmanager
@@ -73,7 +73,7 @@ class RunFolder:
             return
         new = not self.path.exists() or not any(f.name != LAUNCH for f in self.path.iterdir())
         with locked(self.path):
-            same_config(self.path, self.cfg)  # once more: it may have been another's until now
+            holds_run_of(self.path, self.cfg)  # refuses once more: it may have been another's until now
             self._open()
             try:
                 yield
@@ -203,7 +203,7 @@ def folder_of_launch(launch: str, rank: int, base: Path) -> Path:
     )
 
 
-def same_config(folder: Path, cfg: DictConfig) -> bool:
+def holds_run_of(folder: Path, cfg: DictConfig) -> bool:
     """Whether the folder holds a run of this configuration that can be continued.
 
     A folder whose run never came to a checkpoint has nothing to continue and nothing to lose.

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from glow.distributions.base import Distribution
 from glow.errors import UsageError
+from glow.evaluation.bits import evaluation_generator
 from glow.flows import build
 from glow.resilience.lightning_internals import logs_this_step
 from glow.seeds import generator
@@ -141,9 +142,9 @@ class DensityModule(L.LightningModule, ABC):
         self.log(f"{self.test_name}/examples", examples, reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def _evaluation_losses(self, batch: Batch, split: str, batch_idx: int) -> Tensor:
-        """The losses (B,) under the noise of ``glow.evaluation.bits.evaluation_noise``, the same in every epoch."""
-        # Its key, but not the function itself, which knows only the noise of ``log_prob``: ``noise`` may be another.
-        source = generator(self.flow.device, split, self.seed, batch_idx, self.trainer.global_rank)
+        """The losses (B,) under noise that is the same in every epoch, and in ``evaluate_log_probs``."""
+        device_index = self.trainer.global_rank
+        source = evaluation_generator(self.flow, split, self.seed, batch_idx, device_index=device_index)
         return self.loss(batch, self.noise(len(batch[0]), source))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | torch.optim.Optimizer:

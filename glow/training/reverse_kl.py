@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from glow.distributions.base import Distribution
-from glow.distributions.plane import Checkerboard, NormalizedDensity, PlaneDensity, density
+from glow.distributions.plane import PlaneDensity, density
 from glow.errors import UsageError
 from glow.evaluation.reverse_kl import reverse_kl_report
 from glow.flows.flow import Flow
@@ -58,7 +58,7 @@ class ReverseKL(DensityModule):
 
     def noise(self, n: int, source: torch.Generator) -> Tensor:
         """The latents (n, D) of ``n`` samples."""
-        return self._flow.draw(n, generator=source)[0]
+        return self._flow.sample_latents(n, generator=source)[0]
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         assert noise is not None
@@ -82,7 +82,7 @@ def _density_of(dataset: dict[str, Any] | None) -> PlaneDensity:
     if dataset is None or dataset.get("_target_") != "glow.data.Toy":
         raise UsageError("objective=reverse_kl needs a density: choose one of the datasets in the plane")
     found = density(dataset["kind"], dataset["noise"])
-    if isinstance(found, Checkerboard) or (isinstance(found, NormalizedDensity) and not found.is_density):
+    if not (found.is_density and found.nowhere_zero):
         raise UsageError(
             "objective=reverse_kl needs a density that is nowhere zero: a noise, and no checkerboard"
         )

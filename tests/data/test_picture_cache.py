@@ -279,11 +279,11 @@ def test_stale_files_stay_and_are_named_once(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == ""
     for _ in range(2):
         load(tmp_path, state=2)
-    told = capsys.readouterr().err
-    assert told.count("stale caches, which may be removed when no process uses them") == 1
-    assert cache(tmp_path, 1).name in told
-    assert cache(tmp_path, 2).name not in told
-    assert ".glow-2x1" not in told
+    printed = capsys.readouterr().err
+    assert printed.count("stale caches, which may be removed when no process uses them") == 1
+    assert cache(tmp_path, 1).name in printed
+    assert cache(tmp_path, 2).name not in printed
+    assert ".glow-2x1" not in printed
     assert names(tmp_path) == whole(tmp_path, 1, 2) | {".glow-2x1-0.npy"}
     assert bytes(mapped.flatten().tolist()) == CONTENT
 

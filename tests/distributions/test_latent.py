@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from glow.distributions.base import draw
 from glow.distributions.latent import Base, Mixture, StandardNormal, StudentT, Uniform
 from glow.errors import UsageError
+from glow.seeds import draw
 
 BASES: dict[str, Base] = {
     "normal": StandardNormal(),
@@ -122,14 +122,14 @@ def test_no_samples_and_no_spread(base: Base) -> None:
 
 def test_numbers_are_drawn_where_the_generator_is() -> None:
     """The sampler is told the generator's device; the numbers go to the one that was asked for."""
-    told: list[torch.device | None] = []
+    devices: list[torch.device | None] = []
 
     def sampler(*size: int, generator: torch.Generator | None, device: torch.device | None) -> Tensor:
-        told.append(device)
+        devices.append(device)
         return torch.zeros(size)
 
     meta = torch.device("meta")
     assert draw(sampler, 2, 3, generator=torch.Generator(), device=meta).device == meta
     assert draw(sampler, 2, 3, device=meta, dtype=torch.float64).dtype == torch.float64
     assert draw(sampler, 2, 3, generator=torch.Generator()).device == torch.device("cpu")
-    assert told == [torch.device("cpu"), meta, torch.device("cpu")]
+    assert devices == [torch.device("cpu"), meta, torch.device("cpu")]

@@ -171,9 +171,9 @@ class TestLogProbs:
         assert [m.training for m in flow.modules()] == before
 
     def test_progress_is_told(self) -> None:
-        told: list[int] = []
-        evaluate_log_probs(tiny(), batches(images()), draws=2, progress=told.append)
-        assert told == [8, 16, 20]
+        counts: list[int] = []
+        evaluate_log_probs(tiny(), batches(images()), draws=2, progress=counts.append)
+        assert counts == [8, 16, 20]
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from glow.bijections import Bijection
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError
 from glow.evaluation.completion import Completion, complete, trace_picture
 from glow.evaluation.masks import parse_mask
 from glow.flows import Flow, Glow
-from glow.flows.dequantization import Dequantization
 
 MEAN = torch.tensor([110.0, 120.0, 130.0, 140.0])
 SD = torch.tensor([40.0, 30.0, 20.0, 35.0])

@@ -15,7 +15,7 @@ def flow() -> Flow:
 
 
 def test_flatten_and_back(flow: Flow) -> None:
-    latents = flow.draw(3)
+    latents = flow.sample_latents(3)
     assert flow.flatten(latents).shape == (3, 64)
     assert all(map(torch.equal, flow.unflatten(flow.flatten(latents)), latents))
 
@@ -49,7 +49,7 @@ def test_a_walk_from_a_point_to_itself_and_to_its_opposite_is_finite() -> None:
 
 
 def test_redrawing_no_scale_changes_nothing(flow: Flow) -> None:
-    latents = flow.draw(3)
+    latents = flow.sample_latents(3)
     source = torch.Generator().manual_seed(0)
     assert all(map(torch.equal, redraw(latents, 0, 0.7, source), latents))
     first = redraw(latents, 1, 0.7, source)
@@ -59,7 +59,7 @@ def test_redrawing_no_scale_changes_nothing(flow: Flow) -> None:
 
 
 def test_batches_do_not_matter(flow: Flow) -> None:
-    latents = flow.draw(10)
+    latents = flow.sample_latents(10)
     done: list[int] = []
     whole = decode(flow, latents)
     parts = decode(flow, latents, batch_size=3, progress=done.append)
@@ -80,12 +80,12 @@ def test_memory_that_does_not_suffice_halves_the_batch(flow: Flow, monkeypatch: 
         return generate(latents, y)
 
     monkeypatch.setattr(flow, "generate", limited)
-    assert len(decode(flow, flow.draw(10)).images) == 10
+    assert len(decode(flow, flow.sample_latents(10)).images) == 10
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
 
 
 def test_bad_images_are_named(flow: Flow) -> None:
-    latents = flow.draw(4)
+    latents = flow.sample_latents(4)
     latents[0][1] = float("nan")
     latents[-1][3] = float("inf")
     decoded = decode(flow, latents)
@@ -103,6 +103,6 @@ def test_an_image_of_one_grey_is_named() -> None:
 
 def test_points_are_no_images() -> None:
     flow = RealNVP((2,)).eval()
-    decoded = decode(flow, flow.draw(5))
+    decoded = decode(flow, flow.sample_latents(5))
     assert decoded.images.shape == (5, 2)
     assert decoded.one_grey == []

@@ -181,26 +181,26 @@ class TestReport:
 
 class TestVerdict:
     def test_the_published_surprise(self) -> None:
-        says = verdict(with_auroc(likelihood=0.08, complexity=0.95), "CIFAR-10", "SVHN")
-        assert "gives SVHN the higher likelihood although it was trained on CIFAR-10 (AUROC 0.080" in says
-        assert "corrected by the size as a PNG separates the two best (AUROC 0.950 against 0.400" in says
-        assert says.count(".") - says.count("0.") == 2  # one sentence, and "et al."
+        sentence = verdict(with_auroc(likelihood=0.08, complexity=0.95), "CIFAR-10", "SVHN")
+        assert "gives SVHN the higher likelihood although it was trained on CIFAR-10 (AUROC 0.080" in sentence
+        assert "corrected by the size as a PNG separates the two best (AUROC 0.950 against 0.400" in sentence
+        assert sentence.count(".") - sentence.count("0.") == 2  # one sentence, and "et al."
 
     def test_no_surprise(self) -> None:
-        says = verdict(with_auroc(), "MNIST", "Fashion-MNIST")
-        assert "gives MNIST, which it was trained on, a higher likelihood than Fashion-MNIST" in says
-        assert "the likelihood separates the two best (AUROC 0.900" in says
-        assert "surprise" not in says
-        assert "finite" not in says
+        sentence = verdict(with_auroc(), "MNIST", "Fashion-MNIST")
+        assert "gives MNIST, which it was trained on, a higher likelihood than Fashion-MNIST" in sentence
+        assert "the likelihood separates the two best (AUROC 0.900" in sentence
+        assert "surprise" not in sentence
+        assert "finite" not in sentence
 
     def test_the_trivial_baseline_is_named_when_it_wins(self) -> None:
-        says = verdict(with_auroc(png=0.99), "A", "B")
-        assert "the size as a PNG alone, without the flow, separates the two best (AUROC 0.990)" in says
+        sentence = verdict(with_auroc(png=0.99), "A", "B")
+        assert "the size as a PNG alone, without the flow, separates the two best (AUROC 0.990)" in sentence
 
     def test_chance(self) -> None:
-        says = verdict(with_auroc(likelihood=0.5, typicality=0.5, complexity=0.5, png=0.1), "A", "B")
-        assert "does not tell B from A" in says
-        assert "no score tells the two apart" in says
+        sentence = verdict(with_auroc(likelihood=0.5, typicality=0.5, complexity=0.5, png=0.1), "A", "B")
+        assert "does not tell B from A" in sentence
+        assert "no score tells the two apart" in sentence
 
     def test_lost_images_are_told(self) -> None:
         assert "; 1 image counts as most out of distribution" in verdict(with_auroc(lost=1), "A", "B")

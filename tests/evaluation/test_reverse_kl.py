@@ -92,7 +92,7 @@ def test_one_pass_gives_samples_and_their_density(flow: Flow) -> None:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    x, log_prob = flow.generate_with_log_prob(flow.draw(20))
+    x, log_prob = flow.generate_with_log_prob(flow.sample_latents(20))
     torch.testing.assert_close(flow.log_prob(x), log_prob)
 
 

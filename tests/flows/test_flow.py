@@ -207,7 +207,9 @@ class TestSample:
     def test_latents_are_drawn_scale_by_scale(self, flow: Flow) -> None:
         source = torch.Generator().manual_seed(3)
         expected = [torch.randn(5, *shape, generator=source) for shape in flow.latent_shapes]
-        for a, b in zip(flow.draw(5, generator=torch.Generator().manual_seed(3)), expected, strict=True):
+        for a, b in zip(
+            flow.sample_latents(5, generator=torch.Generator().manual_seed(3)), expected, strict=True
+        ):
             assert torch.equal(a, b)
 
 

@@ -100,7 +100,7 @@ def test_all_processes_agree_and_a_restart_comes_back(tmp_path: Path) -> None:
     assert {f.name for f in folders["a"] | folders["b"]} == {"run-2", "run-3"}
     assert {run_folder.folder_of_launch("a", 0, base)} == folders["a"]  # started again
     assert run_folder.folder_of_launch("c", 0, base).name == "run-4"
-    assert not run_folder.same_config(base.with_name("run-4"), compose("train"))  # nothing but its name
+    assert not run_folder.holds_run_of(base.with_name("run-4"), compose("train"))  # nothing but its name
 
 
 def test_who_cannot_agree_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,14 +134,14 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path: Path) -
         "callbacks.progress.every_seconds=0", "callbacks.estimate=null",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    said = []
+    lines = []
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if re.match(r"step [23]\d/", line):  # 11 steps an epoch
                 worker = next(
                     p
@@ -150,11 +150,11 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path: Path) -
                 )
                 os.kill(worker, signal.SIGKILL)
                 break
-        said.append(process.stdout.read())
+        lines.append(process.stdout.read())
         assert process.wait(60) == 0
     finally:
         process.kill()
-    assert "continuing" in "".join(said)
+    assert "continuing" in "".join(lines)
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [
         "digits-glow_small",
         "digits-glow_small-2",

@@ -10,7 +10,6 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from glow.data.base import batches_begun
 from glow.resilience import LastCheckpoint, StopOnSignal
 from glow.resilience import lightning_internals as internals
 
@@ -24,7 +23,7 @@ class Probe(L.Callback):
         self.begun: list[int] = []
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self.begun.append(batches_begun(trainer))
+        self.begun.append(internals.batches_begun(trainer))
         self.logs.append(internals.logs_this_step(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -93,7 +92,7 @@ def test_checkpoints_and_counts(tmp_path: Path) -> None:
 
         def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
             internals.count_epoch_once(trainer)
-            current = trainer.fit_loop.epoch_progress.current
+            current: Any = trainer.fit_loop.epoch_progress.current
             self.counted = current.processed, current.completed
             internals.repeat_validation(trainer)
             self.restart = trainer.fit_loop.epoch_loop.val_loop._restart_stage

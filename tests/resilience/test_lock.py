@@ -21,14 +21,14 @@ from glow.training import MaximumLikelihood
 
 def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
     with locked(tmp_path):
-        about = json.loads((tmp_path / HOLDER).read_text())
-        assert (about["host"], about["pid"]) == (socket.gethostname(), os.getpid())
+        holder = json.loads((tmp_path / HOLDER).read_text())
+        assert (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
         message = (
-            rf"in use by process {os.getpid()} on {socket.gethostname()} since {about['since']}; .* name="
+            rf"in use by process {os.getpid()} on {socket.gethostname()} since {holder['since']}; .* name="
         )
         with pytest.raises(UsageError, match=message), locked(tmp_path):
             pass
-        assert json.loads((tmp_path / HOLDER).read_text()) == about
+        assert json.loads((tmp_path / HOLDER).read_text()) == holder
     with locked(tmp_path):
         pass
 
@@ -69,9 +69,9 @@ def test_training_holds_its_folder(
     messages: list[str] = []
 
     def again(self: MaximumLikelihood, *args: Any) -> None:
-        with pytest.raises(UsageError) as told:
+        with pytest.raises(UsageError) as refused:
             run("name=twice", *tiny)
-        messages.append(str(told.value))
+        messages.append(str(refused.value))
 
     with monkeypatch.context() as patch:
         patch.setattr(MaximumLikelihood, "on_train_start", again)

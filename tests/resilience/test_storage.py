@@ -22,8 +22,8 @@ class Killed(BaseException):
 
 
 def checkpoint(step: int) -> dict[str, object]:
-    about = {"model": {"family": "glow"}, "dataset": None, "seed": 0}
-    return {"hyper_parameters": about, "state_dict": {"flow.w": torch.arange(100.0)}, "global_step": step}
+    metadata = {"model": {"family": "glow"}, "dataset": None, "seed": 0}
+    return {"hyper_parameters": metadata, "state_dict": {"flow.w": torch.arange(100.0)}, "global_step": step}
 
 
 def save(folder: Path, step: int) -> None:

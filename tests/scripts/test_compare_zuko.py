@@ -34,9 +34,9 @@ def test_every_pair(
     assert compare("--steps", "20", "--seeds", "2", "--out", str(out)) == 0
     models = json.loads(out.read_text())["models"]
     assert list(models) == [f"{whose} {pair}" for pair in PAIRS for whose in ("ours", "zuko")]
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, (first, second) in models.items():
-        assert said.count(f"\n| {name} | {first['parameters']:,} | ") == 1
+        assert printed.count(f"\n| {name} | {first['parameters']:,} | ") == 1
         assert first["parameters"] == second["parameters"]
         assert first["test_nll"] != second["test_nll"]
         for run in (first, second):

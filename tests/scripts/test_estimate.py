@@ -35,20 +35,22 @@ def run(estimate: dict, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Non
 def test_table(estimate: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ("model.depth=1", "model.width=4", "dataset.batch_size=64", "fit.max_epochs=100")
     run(estimate, monkeypatch, "--images-per-s", "100", "--latency-us", "0", *tiny)
-    said = capsys.readouterr().out
-    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ")]
+    printed = capsys.readouterr().out
+    rows = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("| ")
+    ]
     assert [r[0] for r in rows[1:]] == [str(2**k) for k in range(10)]
     # 21 steps an epoch of 64 images at 100 a second
     assert rows[1][:5] == ["1", "1", "64", "2,100", "640.0"]
     assert rows[1][7] == f"{2100 * 0.64 / 3600:.2f}"
     assert rows[4][:5] == ["8", "1", "8", "2,100", "80.0"]
-    one, all_of_them = re.search(r"a checkpoint ([\d.]+) MB, 4 at most: ([\d.]+) MB", said).groups()
+    one, all_of_them = re.search(r"a checkpoint ([\d.]+) MB, 4 at most: ([\d.]+) MB", printed).groups()
     assert float(all_of_them) == pytest.approx(4 * float(one), abs=0.3)  # both are rounded
     assert rows[-1][2] == "64 does not divide"
     run(estimate, monkeypatch, "--images-per-s", "100", "--per-gpu", "4", "--activations-mb", "2", *tiny)
-    said = capsys.readouterr().out
-    assert "activations 2.00 MB per image" in said
-    assert "| 512  | 64" in said
+    printed = capsys.readouterr().out
+    assert "activations 2.00 MB per image" in printed
+    assert "| 512  | 64" in printed
 
 
 def test_errors(estimate: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def script(name: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_benchmark(tmp_path: Path) -> None:
-    said = script(  # one thread: on a busy machine, two of them wait for each other in every small operation
+    printed = script(  # one thread: on a busy machine, two of them wait for each other in every small operation
         "benchmark", "--size", "tiny", "--rounds", "2", "--threads", "1", "--only", "floor,ours", "--out", str(tmp_path)
     )  # fmt: skip
     result = json.loads((tmp_path / "benchmark.json").read_text())
@@ -43,13 +43,13 @@ def test_benchmark(tmp_path: Path) -> None:
     assert result["precision"]["log-prob difference, float32 (bits/dim)"] < 1e-4
     assert 0 < result["startup"] < 60
     assert min(Image.open(tmp_path / "benchmark.png").size) > 300
-    assert "| train " in said
-    assert "left out" not in said
+    assert "| train " in printed
+    assert "left out" not in printed
 
 
 @pytest.mark.slow
 def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
-    said = script(
+    printed = script(
         "yardstick", "--minutes", "0.03", "--root", str(fake_mnist), "--out", str(tmp_path), "--seeds", "2",
         "model.depth=1 model.width=8",
     )  # fmt: skip
@@ -59,8 +59,8 @@ def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
         assert 0 < line["test"]["ema"] < 20
         assert line["test_examples"] == 60
         assert line["setting"] == "model.depth=1 model.width=8"
-    assert said.count("bits/dim") == 2
-    assert "model.depth=1" in said
+    assert printed.count("bits/dim") == 2
+    assert "model.depth=1" in printed
 
 
 def refused(name: str, *arguments: str) -> str:
@@ -72,12 +72,12 @@ def refused(name: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_the_yardstick_goes_on_after_a_setting_that_fails(tmp_path: Path, fake_mnist: Path) -> None:
-    said = refused(
+    printed = refused(
         "yardstick", "--root", str(fake_mnist), "--out", str(tmp_path), "model.dept=1", "optimizer.lr=-1"
     )
-    assert said.count("failed: ") == 2
-    assert "model.dept" in said
-    assert "optimizer.lr" in said
+    assert printed.count("failed: ") == 2
+    assert "model.dept" in printed
+    assert "optimizer.lr" in printed
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape
-from glow.distributions.base import draw
 from glow.errors import UsageError, check_positive
+from glow.seeds import draw
 
 
 class Dequantization(nn.Module):
