@@ -113,9 +113,10 @@ import torch
 root, names = Path(sys.argv[1]), sys.argv[2:]
 for a, b in zip(names[::2], names[1::2]):
     tests = [json.loads((root / n / "results.json").read_text())["test"] for n in (a, b)]
+    shown = [{kind: round(value, 4) for kind, value in test.items()} for test in tests]
     states = [torch.load(root / n / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for n in (a, b)]
     same = all(torch.equal(v, states[1][k]) for k, v in states[0].items() if torch.is_tensor(v))
-    print(f"{a}: {tests[0]}, uninterrupted: {tests[1]}, weights {'equal' if same else 'DIFFER'}")
+    print(f"{a}: {shown[0]}, uninterrupted: {shown[1]}, weights {'equal' if same else 'DIFFER'}")
     assert same and tests[0] == tests[1], "FAILED"
 END
 echo "OK"
