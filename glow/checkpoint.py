@@ -31,8 +31,9 @@ DATA_KEYS = ("event_shape", "image_shape", "shape", "grey_levels", "classes")
 """Numbers of a model's configuration that describe the data, and of which nothing is made as often."""
 MOST_PARTS = 1_000
 """So many of anything a configuration may ask for even where no weight shows it."""
-ROUNDED = 256
-"""Parameters with fewer numbers than this are exported as they are: rounding them would save nothing."""
+ROUNDED = 2_048
+"""Parameters with fewer numbers than this, scales and triangular factors of the flow's own, are exported as they are: rounding
+them to float16 as well cost 2e-3 bits/dim instead of 1e-6, for 4 % of the file (a small Glow on MNIST)."""
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,15 @@ def choose(found: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def check_size(file: Path) -> int:
+    """The bytes of a file that is not too large."""
+    if (size := file.stat().st_size) > LARGEST:
+        raise UsageError(
+            f"{file.name} would have {size:,} bytes in {file.parent.name}, more than {LARGEST:,}"
+        )
+    return size
+
+
 def ship(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Write the three files; the front matter of the card."""
     results_file = args.run / "results.json"
@@ -122,20 +131,16 @@ def ship(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     if (licence := args.data_licence or LICENCES.get(str(data))) is None:
         raise UsageError(f"nothing is known of the licence of {data}: say it with --data-licence")
     kind, root = args.weights or saved.best, args.root or (saved.dataset or {}).get("root")
-    files, reports, found = {}, {}, {}
+    files = {dtype: work / dtype / f"{args.name}.safetensors" for dtype in EXPORT_DTYPES}
     for name, dtype in EXPORT_DTYPES.items():
-        files[name] = work / name / f"{args.name}.safetensors"
         portable(saved).export(files[name], kind, dtype=dtype)
-        reports[name] = measure(files[name], root, work / name)
-        found[name] = reports[name]["weights"][kind]
+    if load(files["float16"]).dequantization is None:
+        raise UsageError(f"{args.run} is no model of grey images, whose figures are bits/dim")
+    check_size(files["float16"])  # before minutes of measuring
+    reports = {name: measure(path, root, work / name) for name, path in files.items()}
+    found = {name: report["weights"][kind] for name, report in reports.items()}
     chosen = choose(found)
-    file, report = files[chosen], reports[chosen]
-    if report["unit"] != "bits/dim":
-        raise UsageError(f"{args.run} is no model of grey images: its figures are in {report['unit']}")
-    if (size := file.stat().st_size) > LARGEST:
-        raise UsageError(
-            f"{args.name}.safetensors would have {size:,} bytes in {chosen}, more than {LARGEST:,}"
-        )
+    file, report, size = files[chosen], reports[chosen], check_size(files[chosen])
     x, y = draw(file, work / "draws")
     log_prob, classes, dimensions = mean_log_prob(file, x, y), load(file).classes, report["dimensions"]
     card: dict[str, Any] = {

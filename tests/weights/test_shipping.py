@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import glow
-from glow.checkpoint import ROUNDED, read_model, resolve
+from glow.checkpoint import read_model, resolve
 from glow.commands.evaluate import evaluate
 from glow.commands.main import CONF, compose
 from glow.commands.sample import sample
@@ -24,17 +24,35 @@ from glow.evaluation.bits import bits_per_dim
 from glow.weights import shipped
 from tests.weights.cards import card, stored_draws
 
-Ship = Callable[..., str | int | None]
-
 
 @pytest.fixture(scope="module")
 def script() -> dict[str, Any]:
     return runpy.run_path(str(CONF.parent / "scripts" / "ship.py"))
 
 
+def ship(script: dict[str, Any], *arguments: object) -> str | int | None:
+    """``python scripts/ship.py ...``: what it exits with; None where it wrote its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ship.py", *map(str, arguments)])
+        patch.setattr("glow.checkpoint.ROUNDED", 64)  # the models of tests have no large parameters
+        try:
+            script["main"]()
+        except SystemExit as exit_:
+            return exit_.code
+    return None
+
+
+@pytest.fixture(scope="module")
+def made(script: dict[str, Any], labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny run as ``tiny``. Do not write into it."""
+    folder = tmp_path_factory.mktemp("made")
+    assert ship(script, labelled_run, "tiny", "--machine", "an abacus", "--folder", folder) is None
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for glow/weights; we are in another folder, with nothing in it."""
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for glow/weights, and is not there yet; we are in another folder, with nothing in it."""
     monkeypatch.setattr("glow.weights.FOLDER", tmp_path / "weights")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -42,25 +60,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def ship(script: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
-    """``ship(RUN, NAME, ...)``: what the script exits with; None where it wrote its files."""
-
-    def start(*arguments: object) -> str | int | None:
-        command = ["ship.py", *map(str, arguments), "--folder", str(folder)]
-        monkeypatch.setattr(sys, "argv", command)
-        try:
-            script["main"]()
-        except SystemExit as exit_:
-            return exit_.code
-        return None
-
-    return start
+def folder(empty: Path, made: Path) -> Path:
+    """The same with ``tiny`` in it."""
+    return Path(shutil.copytree(made, empty))
 
 
-def test_a_run_is_shipped_and_used_by_its_name(
-    ship: Ship, folder: Path, labelled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert ship(labelled_run, "tiny", "--machine", "an abacus") is None
+def test_a_run_is_shipped_and_used_by_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["tiny.md", "tiny.png", "tiny.safetensors"]
     assert shipped() == {"tiny": folder / "tiny.safetensors"}
     about = card(folder, "tiny")
@@ -92,8 +97,7 @@ def test_a_run_is_shipped_and_used_by_its_name(
     assert len(list(folder.iterdir())) == 3
 
 
-def test_the_card(ship: Ship, folder: Path, labelled_run: Path) -> None:
-    assert ship(labelled_run, "tiny", "--machine", "an abacus") is None
+def test_the_card(folder: Path, labelled_run: Path) -> None:
     about, results = card(folder, "tiny"), json.loads((labelled_run / "results.json").read_text())
     assert about["machine"] == "an abacus"
     assert about["data"] == "digits"
@@ -120,28 +124,27 @@ def test_other_words_of_the_command_are_kept(script: dict[str, Any]) -> None:
 
 
 def test_the_file_does_not_say_where_the_data_was(
-    ship: Ship, folder: Path, run: Callable[..., Any], fake_mnist: Path, tmp_path: Path
+    script: dict[str, Any], empty: Path, run: Callable[..., Any], fake_mnist: Path, tmp_path: Path
 ) -> None:
     root = f"dataset.root={fake_mnist}"
     run(
         "debug=fast", "dataset=mnist", root, "dataset.val_size=20", "name=tiny", "model.depth=1", "model.width=4",
         "callbacks.pictures=null", "callbacks.estimate=null",
     )  # fmt: skip
-    assert ship(tmp_path / "outputs" / "tiny", "tiny") is None
-    with safe_open(folder / "tiny.safetensors", framework="pt") as file:
+    assert ship(script, tmp_path / "outputs" / "tiny", "tiny", "--folder", empty) is None
+    with safe_open(empty / "tiny.safetensors", framework="pt") as file:
         header = file.metadata()["glow"]
     assert str(tmp_path) not in header
     assert json.loads(header)["dataset"]["root"] == "data"
-    assert not card(folder, "tiny")["test"]["labelled"]
+    assert not card(empty, "tiny")["test"]["labelled"]
     with pytest.raises(UsageError, match=r"mnist, .* is not in data .*: set dataset\.root=DIR"):
         evaluate(compose("evaluate", ["ckpt=tiny", "diagnostics=false"]))
     report = evaluate(compose("evaluate", ["ckpt=tiny", root, "diagnostics=false"]))
-    figures = card(folder, "tiny")["test"]["bits_per_dim"]["float16"]
+    figures = card(empty, "tiny")["test"]["bits_per_dim"]["float16"]
     assert report["weights"]["ema"]["mean"] == pytest.approx(figures["mean"], abs=1e-5)
 
 
-def test_a_path_comes_before_a_name(ship: Ship, folder: Path, labelled_run: Path, tiny_run: Path) -> None:
-    assert ship(labelled_run, "tiny") is None
+def test_a_path_comes_before_a_name(folder: Path, tiny_run: Path) -> None:
     assert resolve("tiny") == folder / "tiny.safetensors"
     shutil.copytree(tiny_run, "tiny")
     assert resolve("tiny") == Path("tiny/checkpoints/best.ckpt")
@@ -151,43 +154,50 @@ def test_a_path_comes_before_a_name(ship: Ship, folder: Path, labelled_run: Path
     assert not Path("outputs").exists()
 
 
-def test_an_unknown_name_lists_those_there_are(ship: Ship, folder: Path, labelled_run: Path) -> None:
+@pytest.mark.usefixtures("empty")
+def test_without_any_weights_a_name_is_unknown() -> None:
     assert shipped() == {}
     with pytest.raises(UsageError, match="ckpt=mnist is not there, and .* project are none yet$"):
         resolve("mnist")
-    assert ship(labelled_run, "mnist") is None
-    with pytest.raises(UsageError, match="project are mnist; did you mean 'mnist'"):
-        glow.load("mnits")
-    with pytest.raises(UsageError, match=r"ckpt=mnits\.ckpt is not there$"):
-        resolve("mnits.ckpt")
-    with pytest.raises(UsageError, match=r"ckpt=\.\./mnist is not there$"):
-        resolve("../mnist")
-    with pytest.raises(UsageError, match=r"train one, .*or take weights .*: ckpt=mnist$"):
+    with pytest.raises(UsageError, match=r"train one, or name a file with ckpt=$"):
+        resolve(None)
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(UsageError, match="project are tiny; did you mean 'tiny'"):
+        glow.load("tinny")
+    with pytest.raises(UsageError, match="project are tiny$"):
+        glow.load("mnist")
+    with pytest.raises(UsageError, match=r"ckpt=tinny\.ckpt is not there$"):
+        resolve("tinny.ckpt")
+    with pytest.raises(UsageError, match=r"ckpt=\.\./tiny is not there$"):
+        resolve("../tiny")
+    with pytest.raises(UsageError, match=r"train one, .*or take weights .*: ckpt=tiny$"):
         resolve(None)
 
 
 class TestRefusals:
-    def test_what_is_no_finished_run(self, ship: Ship, tiny_run: Path, tmp_path: Path, folder: Path) -> None:
-        assert "it has no results.json" in str(ship(tmp_path, "tiny"))
-        assert ship(tiny_run, "Tiny/..") == 2
-        assert not folder.exists()
+    def test_what_is_no_finished_run(
+        self, script: dict[str, Any], tiny_run: Path, tmp_path: Path, empty: Path
+    ) -> None:
+        assert "it has no results.json" in str(ship(script, tmp_path, "tiny", "--folder", empty))
+        assert ship(script, tiny_run, "Tiny/..", "--folder", empty) == 2
+        assert not empty.exists()
 
-    def test_data_of_an_unknown_licence(self, ship: Ship, points_run: Path, folder: Path) -> None:
-        assert "licence of two_moons: say it with --data-licence" in str(ship(points_run, "moons"))
-        assert "no model of grey images" in str(ship(points_run, "moons", "--data-licence", "none"))
-        assert not folder.exists()
+    def test_data_of_an_unknown_licence(self, script: dict[str, Any], points_run: Path, empty: Path) -> None:
+        arguments = (points_run, "moons", "--folder", empty)
+        assert "licence of two_moons: say it with --data-licence" in str(ship(script, *arguments))
+        assert "no model of grey images" in str(ship(script, *arguments, "--data-licence", "none"))
+        assert not empty.exists()
 
     def test_a_file_that_is_too_large(
-        self,
-        ship: Ship,
-        script: dict[str, Any],
-        labelled_run: Path,
-        folder: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, script: dict[str, Any], labelled_run: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(script["main"].__globals__, "LARGEST", 1000)
-        assert "bytes in float16, more than 1,000" in str(ship(labelled_run, "tiny"))
-        assert not folder.exists()
+        said = str(ship(script, labelled_run, "tiny", "--folder", empty))
+        assert "bytes in float16, more than 1,000" in said
+        assert not empty.exists()
 
     def test_float16_is_not_taken_where_it_loses_much(self, script: dict[str, Any]) -> None:
         def chosen(mean: float | None) -> str:
@@ -198,6 +208,10 @@ class TestRefusals:
 
 
 class TestHalfPrecision:
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("glow.checkpoint.ROUNDED", 64)
+
     def test_only_large_parameters_are_rounded(self, tiny_run: Path, tmp_path: Path) -> None:
         saved = read_model(resolve(tiny_run))
         saved.export(tmp_path / "half.safetensors", dtype=torch.float16)
@@ -206,7 +220,7 @@ class TestHalfPrecision:
         found = {torch.float16: 0, torch.float32: 0}
         for name, value in tensors.items():
             if name in parameters:
-                half = value.numel() >= ROUNDED
+                half = value.numel() >= 64
                 assert value.dtype == (torch.float16 if half else torch.float32), name
                 found[value.dtype] += 1
             else:
