@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glow.distributions.base import Distribution
-from glow.errors import UnreadableError, UsageError, check_choice, nearest
+from glow.errors import UnreadableError, UsageError, check_choice
 from glow.flows import build
-from glow.weights import is_shipped, shipped
+from glow.resolve import resolve
+from glow.weights import is_shipped
 
 OTHER_VERSION = "was written by another version of this program, whose weights have other names"
 HEADER = "glow"
@@ -183,57 +184,6 @@ def load(
             pickled code, or needs a class that is not in ``classes``.
     """
     return read_model(resolve(path)).flow(weights, classes)
-
-
-def resolve(path: str | Path | None, output_dir: str | Path = "outputs") -> Path:
-    """The file that a run's folder, a file, a name, or None means.
-
-    A name is that of weights that come with the project, where there is no such path. None is the newest run below ``output_dir``, but for those below a folder ``debug``.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if path is None:
-        runs = [
-            p
-            for p in Path(output_dir).rglob("checkpoints/*.ckpt")
-            if "debug" not in p.relative_to(output_dir).parts
-        ]
-        if not runs:
-            known = (
-                f", or take weights that come with the project: ckpt={'|'.join(shipped())}"
-                if shipped()
-                else ""
-            )
-            raise UsageError(
-                f"there is no run in output_dir={output_dir} yet (those below debug do not count): train one, or "
-                f"name a file with ckpt={known}"
-            )
-        path = max(runs, key=lambda p: p.stat().st_mtime).parents[1]
-    path = Path(path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        for name in (
-            "checkpoints/best.ckpt",
-            "checkpoints/last.ckpt",
-            "checkpoints/previous.ckpt",
-            "best.ckpt",
-            "last.ckpt",
-        ):
-            if (path / name).is_file():
-                return path / name
-        raise UsageError(f"ckpt={path} is no run: it has neither checkpoints/best.ckpt nor last.ckpt")
-    known = shipped()
-    if str(path) in known:
-        return known[str(path)]
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    if path.parent != Path() or path.suffix:  # it can be no name
-        raise UsageError(f"ckpt={path} is not there{nearest(path.name, beside)}")
-    raise UsageError(
-        f"ckpt={path} is not there, and the weights that come with the project are "
-        f"{', '.join(known) or 'none yet'}{nearest(path.name, [*known, *beside])}"
-    )
 
 
 def read_model(path: Path) -> SavedModel:
