@@ -204,7 +204,7 @@ def card_text(card: dict[str, Any]) -> str:
     )
     turns = ", the classes in turn" if test["labelled"] else ""
     root = " dataset.root=DIR" if "root=" in card["command"] else ""
-    minutes = "" if card["train_seconds"] is None else f"{card['train_seconds'] / 60:.0f} minutes, "
+    minutes = "" if card["train_seconds"] is None else f"{card['train_seconds'] / 60:.1f} minutes, "
     return f"""---
 {yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=1000)}---
 
