@@ -22,6 +22,8 @@ STEPS = 300
 """Of a completion: a minute for four of a small image on a CPU."""
 GROUP = 500
 """At most this many images of a group give its mean latents."""
+EXPORT_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+"""What ``export_dtype`` may be."""
 
 
 def sample(cfg: DictConfig) -> dict[str, Any]:
@@ -68,9 +70,11 @@ def export(session: Session) -> dict[str, Any]:
     """Write the weights and their configuration as safetensors."""
     if not isinstance(session.cfg.export, str) or Path(session.cfg.export).suffix != ".safetensors":
         raise UsageError(f"export={session.cfg.export} must end in .safetensors")
+    check_choice("export_dtype", session.cfg.export_dtype, EXPORT_DTYPES)
     path = Path(session.cfg.export)
     make_folder(path.parent)
-    session.saved.export(path, session.weights, session.classes)
+    dtype = EXPORT_DTYPES[session.cfg.export_dtype]
+    session.saved.export(path, session.weights, session.classes, dtype)
     print(f"wrote {path}: {session.weights} weights and the configuration; glow.load('{path}') reads it")
     return {"ckpt": str(session.saved.path), "weights": session.weights, "files": [str(path)]}
 

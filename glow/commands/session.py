@@ -146,7 +146,8 @@ class Session:
 
     def make_folder(self, default: str) -> None:
         """Choose where to write: ``out``, or a folder inside the run's."""
-        self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else self.saved.folder / default)
+        run = self.saved.folder(self.cfg.output_dir)
+        self.folder = make_folder(Path(self.cfg.out) if self.cfg.out else run / default)
 
     def draw_grid(
         self,

@@ -1,0 +1,22 @@
+"""Trained weights that come with the project.
+
+Each is a file ``NAME.safetensors`` in this folder, with a card ``NAME.md`` (data, command, time, bits/dim, licences) and 64
+draws ``NAME.png`` beside it. ``scripts/ship.py`` makes the three from a run.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def shipped() -> dict[str, Path]:
+    """The files by the names that ``ckpt=`` and ``glow.load`` take."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a file lies in this folder, where nothing is drawn or measured into."""
+    return path.resolve().parent == FOLDER.resolve()
+
+
+__all__ = ["FOLDER", "is_shipped", "shipped"]
