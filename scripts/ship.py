@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from glow.flows.dequantization import Dequantization
 from PIL import Image
 from torch import Tensor
 
@@ -32,7 +33,6 @@ from glow.commands.main import compose
 from glow.commands.sample import EXPORT_DTYPES, sample
 from glow.errors import UsageError
 from glow.evaluation.bits import bits_per_dim
-from glow.flows.dequantization import Dequantization
 from glow.weights import FOLDER
 
 LARGEST = 2_000_000

@@ -101,7 +101,9 @@ def labels(session: "Session", n: int) -> Tensor | None:
     wanted = list(range(classes)) if label is None else as_list("label", label)
     for value in wanted:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
-            raise UsageError(f"label must be from 0 to {classes - 1}, a list of these, all or none; got {label}")
+            raise UsageError(
+                f"label must be from 0 to {classes - 1}, a list of these, all or none; got {label}"
+            )
     return torch.tensor(wanted).repeat(-(-n // len(wanted)))[:n]
 
 

@@ -87,7 +87,9 @@ def check_guidance(session: Session, y: Tensor | None) -> None:
     guidance = session.cfg.guidance
     check_positive("guidance", guidance, zero=True)
     if guidance and (y is None or bool((y < 0).any())):
-        raise UsageError(f"guidance={guidance:g} goes towards a label: it needs a class-conditional model, and label=")
+        raise UsageError(
+            f"guidance={guidance:g} goes towards a label: it needs a class-conditional model, and label="
+        )
 
 
 def _format(session: Session) -> str:

@@ -70,9 +70,7 @@ def last_weight(weight: Tensor) -> Tensor:
     return F.pad(matrix, (0, padded(matrix.shape[2]) - matrix.shape[2]))
 
 
-def first_layer(
-    x: Tensor, weight: Tensor, bias: Tensor, space: Space, shift: Tensor | None = None
-) -> Tensor:
+def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space, shift: Tensor | None = None) -> Tensor:
     """relu of a 3x3 convolution of few channels, (N, c) -> (N, width); for ``weight`` see ``first_weight``.
 
     ``shift`` broadcasts to (B, H W, width) and is added before the relu.

@@ -91,7 +91,9 @@ class Muon(torch.optim.Optimizer):
             of = [p for p in chosen if matrices.get(p) == dimensions]
             groups.append({"params": of, "dimensions": dimensions})
         if not groups:
-            raise UsageError("Muon moves matrices, and no module of this model has any: take another optimizer")
+            raise UsageError(
+                "Muon moves matrices, and no module of this model has any: take another optimizer"
+            )
         super().__init__(groups, {"lr": lr, "momentum": momentum})
         self.rest = rest(others)
         self._own = len(self.param_groups)

@@ -94,7 +94,9 @@ def multiscale() -> Bijection:
             [Squeeze(), ActNorm(channels), LUConv1x1(channels), affine(image_net(half, 2 * half))]
         )
 
-    return MultiScale((1, 4, 4), [level(4), level(8)], [SplitPrior(ZeroConv2d(2, 4))], TopPrior(8, context_channels=3))
+    return MultiScale(
+        (1, 4, 4), [level(4), level(8)], [SplitPrior(ZeroConv2d(2, 4))], TopPrior(8, context_channels=3)
+    )
 
 
 def realnvp() -> Bijection:

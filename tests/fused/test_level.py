@@ -1,6 +1,7 @@
 """The level as one function against the level as K modules: the same numbers, with less kept."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,28 @@ from glow.flows import Glow
 from glow.fused import FusedLevel, products, unfused
 from glow.fused.products import col2im, im2col
 
-from .levels import CHANNELS, COUPLINGS, MIXINGS, everything, images, level
+from .levels import CHANNELS, COUPLINGS, MIXINGS, conditioned_level, everything, images, level
+
+
+@pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
+@pytest.mark.parametrize("coupling", ["affine bounded", "additive"])
+@pytest.mark.parametrize(
+    "shifts", [{"position": True}, {"context_channels": 4}, {"position": True, "context_channels": 4}]
+)
+def test_shifts_by_position_and_context_too(recompute: str, coupling: str, shifts: dict[str, Any]) -> None:
+    made, x = conditioned_level(recompute, coupling, **shifts), images()
+    context = torch.randn(len(x), 4).double() if "context_channels" in shifts else None
+    found = everything(made, x, context)
+    with unfused(made):
+        expected = everything(made, x, context)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
+    with torch.no_grad():
+        z, log_det = made(x, context)
+        back, inverse_log_det = made.inverse(z, context)
+    torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(inverse_log_det, -log_det, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])

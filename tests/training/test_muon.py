@@ -97,7 +97,9 @@ def test_a_schedule_acts_on_both_kinds() -> None:
     optimizer.step()
     schedule.step()
     assert [g["lr"] for g in optimizer.param_groups] == [0.005, 0.005]
-    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))  # no gradients, no step
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True)
+    )  # no gradients, no step
 
 
 def test_it_trains() -> None:
