@@ -63,7 +63,7 @@ def _trained(factory: pytest.TempPathFactory, *overrides: str) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two steps on the digits, with averaged weights. Do not write into it."""
-    return _trained(tmp_path_factory, "trainer.limit_test_batches=null")
+    return _trained(tmp_path_factory, "trainer.limit_test_batches=null", "model.class_conditional=false")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def guided(module: nn.Module, guidance: float) -> Iterator[None]:
         module: a flow or a bijection, trained with ``label_dropout``.
         guidance: see ``extrapolated``.
     """
-    guidable = [m for m in module.modules() if hasattr(m, "guidance")]
+    guidable: list[Any] = [m for m in module.modules() if hasattr(m, "guidance")]
     before = [m.guidance for m in guidable]
     for m in guidable:
         m.guidance = guidance

@@ -84,8 +84,6 @@ def _check_ood(flow: Distribution) -> None:
     if not in_bits(flow):
         kind = "points" if flow.grey_levels is None else "binary images"
         raise UsageError(f"ood needs a flow of grey images, and this model is of {kind}")
-    if flow.classes:
-        raise UsageError("ood needs a model without classes: the labels of other data mean other things")
 
 
 def _batch_size(session: Session) -> int:
@@ -96,8 +94,6 @@ def losses(session: Session, flow: Distribution, data: Loaded, what: str, draws:
     """Bits/dim or nats of every example (N,), in the batches of the training's own test; ``draws`` replaces the setting."""
     from glow.data.sampler import EpochBatches  # slow to import: glow.data needs Lightning
 
-    if flow.classes and data.y is None:
-        raise UsageError("the model is class-conditional and needs labels, which this data has not")
     batches = (
         tuple(t[i].to(flow.device) for t in (data.x, data.y) if t is not None)
         for i in EpochBatches(len(data.x), _batch_size(session), shuffle=False)
@@ -125,6 +121,9 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
         report["weights"][kind] = mean_and_error(values[kind])
         report["weights"][kind]["examples_per_s"] = round(len(data.x) / (time.monotonic() - start), 1)
         print(f"  {kind:<4} {format_mean(report['weights'][kind], report)}", flush=True)
+    if session.density.classes:
+        report["labels"] = "given" if data.y is not None else "none"
+        print(f"  {labels_note(session.density, data)}")
     with (session.folder / "per_image.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["index", *(["label"] if data.y is not None else []), *values])
@@ -132,6 +131,23 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
             writer.writerow([i, *([] if data.y is None else [int(data.y[i])]), *row])
     session.files.append("per_image.csv")
     return values
+
+
+def labels_note(flow: Distribution, data: Loaded) -> str:
+    r"""What labels have to do with the figure of a class-conditional model.
+
+    :math:`p(x) = \sum_y p(y) p(x | y) \ge p(y) p(x | y)`: with equally frequent classes, the mixture that draws labels first
+    is at most log(classes) nats worse than the figure given the labels.
+    """
+    if data.y is None:
+        return "without labels, which this data has not"
+    nats = math.log(flow.classes)
+    more = (
+        f"{nats / math.log(2) / math.prod(flow.event_shape):.4f} bits/dim"
+        if in_bits(flow)
+        else f"{nats:.4f} nats"
+    )
+    return f"given the labels; without them at most {more} more (the mixture of all classes)"
 
 
 def format_mean(figures: dict[str, Any], report: dict[str, Any]) -> str:
@@ -154,6 +170,11 @@ def measure_ood(session: Session, report: dict[str, Any], *, inside: Tensor, oth
 
     flow, names = session.density, (session.data.label, others.label)
     training = session.training.first(TYPICAL_IMAGES)
+    if flow.classes:  # the labels of other data mean other things: all without labels
+        training, inside = (
+            training._replace(y=None),
+            losses(session, flow, session.data._replace(y=None), names[0]),
+        )
     typical = mean_and_error(losses(session, flow, training, "training"))
     if typical["finite_mean"] is None:
         raise UsageError("no training image has a finite likelihood: there is nothing to compare with")

@@ -88,7 +88,13 @@ class Distribution(nn.Module, ABC):
         """The random numbers that ``log_prob`` of ``n`` elements needs, on this model's device; None if none."""
         return None
 
-    def initialize(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> None:
+    def initialize(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
         """Set data-dependent layers from a batch, where there are any."""
 
     def compile(self, **options: Any) -> None:

@@ -58,7 +58,7 @@ class Glow(Flow):
         gaussianize: begin with the marginal distribution of each channel, see ``Gaussianize``.
         position: tell the coupling networks and the priors where in the image they are: a shift per pixel in the first and
             last layer of every network, and a top prior per pixel.
-        class_conditional: tell the coupling networks and the top prior the label.
+        class_conditional: tell the coupling networks and the top prior the label; None does so where there are classes.
         classes: number of classes, used only with ``class_conditional``.
         network: makes a coupling's network, (B, in_channels, H, W) -> (B, out_channels, H, W), called as
             ``network(in_channels=, out_channels=, size=(H, W), context_channels=)``, of the last two those that its
@@ -92,7 +92,7 @@ class Glow(Flow):
         learned_top: bool = True,
         gaussianize: bool = False,
         position: bool = False,
-        class_conditional: bool = False,
+        class_conditional: bool | None = False,
         classes: int | None = 0,
         network: Callable[..., nn.Module] | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class Glow(Flow):
             raise UsageError("class_conditional=True needs the number of classes")
         elementwise: Elementwise = Affine(min_scale=min_scale) if coupling == "affine" else Shift()
         make = network or partial(ConvNet, width=width, position=position)
-        n_classes = classes if class_conditional and classes else 0
+        n_classes = 0 if class_conditional is False else classes or 0
 
         def step(channels: int, size: tuple[int, int]) -> Bijection:
             half = channels // 2

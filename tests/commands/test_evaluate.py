@@ -104,7 +104,7 @@ class TestBits:
     ) -> None:
         run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
         content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-        content["state_dict"]["flow.bijection.top.bias"][0] = float("inf")
+        content["state_dict"]["flow.bijection.steps.1.top.bias"][0] = float("inf")
         torch.save(content, run / "checkpoints" / "best.ckpt")
         report = measure(run, tmp_path, FAST, "limit=5")
         assert report["weights"]["ema"]["mean"] is None
@@ -112,8 +112,13 @@ class TestBits:
         assert "5 of 5 examples have no finite likelihood (0, 1, 2, 3, 4)" in capsys.readouterr().out
         assert len(rows(tmp_path)) == 5
 
-    def test_class_conditional(self, labelled_run: Path, tmp_path: Path) -> None:
-        assert measure(labelled_run, tmp_path, "limit=20", "diagnosed=20")["weights"]["ema"]["n"] == 20
+    def test_class_conditional(
+        self, labelled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report = measure(labelled_run, tmp_path, "limit=20", "diagnosed=20")
+        assert report["weights"]["ema"]["n"] == 20
+        assert report["labels"] == "given"
+        assert "given the labels; without them at most 0.0519 bits/dim more" in capsys.readouterr().out
 
 
 class TestOutOfDistribution:
@@ -155,8 +160,6 @@ class TestOutOfDistribution:
         ):
             with pytest.raises(UsageError, match=message):
                 measure(fashion, tmp_path, FAST, *wrong)
-        with pytest.raises(UsageError, match="ood needs a model without classes"):
-            measure(labelled_run, tmp_path, FAST, "ood=mnist")
 
 
 class TestDiagnostics:

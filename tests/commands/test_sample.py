@@ -111,8 +111,18 @@ class TestSamples:
         assert draw(labelled_run, tmp_path, "n=15", "label=all")["labels"] == sorted([*range(10)] * 2)
         assert pixels(tmp_path / "samples_t0.7.png").shape[1] == 22 + 10 * 68 + 4  # a title and ten rows
         assert len(cells(tmp_path / "samples_t0.7.png", 2)) == 20
+        assert draw(labelled_run, tmp_path, "n=3", "label=none")["labels"] == [-1] * 3
         with pytest.raises(UsageError, match="label must be from 0 to 9"):
             draw(labelled_run, tmp_path, "label=10")
+
+    def test_guidance(self, labelled_run: Path, tiny_run: Path, tmp_path: Path) -> None:
+        assert draw(labelled_run, tmp_path, "n=4", "guidance=0.5")["guidance"] == 0.5
+        assert (tmp_path / "samples_t0.7_g0.5.png").exists()
+        for run, *wrong in ((labelled_run, "label=none"), (tiny_run,)):
+            with pytest.raises(UsageError, match="guidance=1 goes towards a label"):
+                draw(run, tmp_path, "n=4", "guidance=1", *wrong)
+        with pytest.raises(UsageError, match="guidance must be"):
+            draw(labelled_run, tmp_path, "n=4", "guidance=-1")
 
     def test_bad_samples_are_counted(
         self, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -120,12 +130,12 @@ class TestSamples:
         """Those of a prior whose mean is not a number, and those that leave the range of grey levels everywhere."""
         run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
         content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-        content["state_dict"]["flow.bijection.top.bias"][0] = float("nan")
+        content["state_dict"]["flow.bijection.steps.1.top.bias"][0] = float("nan")
         torch.save(content, run / "checkpoints" / "best.ckpt")
         report = draw(run, tmp_path, "n=4")
         assert report["samples"][0]["not_finite"] == [0, 1, 2, 3]
         assert "4 of 4 samples at 0.7 have values that are not finite: 0, 1, 2, 3" in capsys.readouterr().out
-        content["state_dict"]["flow.bijection.top.bias"][0] = 0.0
+        content["state_dict"]["flow.bijection.steps.1.top.bias"][0] = 0.0
         for key, value in content["state_dict"].items():
             if key.endswith(
                 "levels.0.steps.1.step.steps.0.shift"

@@ -179,7 +179,7 @@ class TestSettings:
         results = run(*SMALL, "model.class_conditional=true", "callbacks.estimate=null")
         assert results["parameters"] > 0
         state = torch.load(tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt", weights_only=True)
-        assert "flow.bijection.top.given" in state["state_dict"]
+        assert "flow.bijection.steps.1.top.given" in state["state_dict"]
 
     def test_without_callbacks_and_loggers(self, run: Run) -> None:
         results = run(
