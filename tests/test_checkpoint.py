@@ -57,7 +57,7 @@ def test_averaged_weights_are_preferred_and_raw_ones_can_be_had(folder: Path, tm
     content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert same(load(folder), load(folder, weights="ema"))
     assert not same(load(folder), load(folder, weights="raw"))
-    key = "bijection.levels.0.steps.1.step.steps.0.logs"
+    key = "bijection.steps.1.levels.0.steps.1.step.steps.0.logs"
     assert torch.equal(load(folder, "raw").state_dict()[key], content["current_model_state"][f"flow.{key}"])
     read_model(resolve(folder)).export(tmp_path / "raw.safetensors", "raw")
     assert same(load(tmp_path / "raw.safetensors"), load(folder, weights="raw"))
