@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from glow.flows.dequantization import Dequantization
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from glow.checkpoint import SavedModel, read_model, resolve
 from glow.commands.evaluate import evaluate
 from glow.commands.main import compose
 from glow.commands.sample import EXPORT_DTYPES, sample
+from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError
 from glow.evaluation.bits import bits_per_dim
 from glow.weights import FOLDER

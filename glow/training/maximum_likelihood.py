@@ -55,9 +55,8 @@ class MaximumLikelihood(DensityModule):
         self.unit = "nll" if self.flow.dequantization is None else "bpd"
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        if self.flow.classes and len(batch) < 2:
-            raise UsageError("model.class_conditional=true needs labels, and this data has none")
-        log_prob = self.flow(batch[0], batch[1] if self.flow.classes else None, noise)
+        x, *labels = batch
+        log_prob = self.flow(x, labels[0] if self.flow.classes and labels else None, noise)
         return bits_per_dim(log_prob, self.flow.event_shape) if self.unit == "bpd" else -log_prob
 
     def augment(self, batch: Batch, uniform: Callable[[int], Tensor]) -> Batch:

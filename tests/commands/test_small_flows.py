@@ -28,7 +28,7 @@ POINTS = (
     "callbacks.pictures=null",
 )
 VECTORS = sorted(
-    p.stem for p in (CONF / "model").glob("*.yaml") if p.stem not in ("glow", "glow_small", "vae")
+    p.stem for p in (CONF / "model").glob("*.yaml") if not p.stem.startswith("glow") and p.stem != "vae"
 )
 
 

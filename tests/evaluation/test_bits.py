@@ -129,8 +129,8 @@ class TestLogProbs:
         right = evaluate_log_probs(flow, batches(x, y))
         wrong = evaluate_log_probs(flow, batches(x, (y + 1) % 3))
         assert (right != wrong).all()
-        with pytest.raises(UsageError, match="y must be one integer label from 0 to 2"):
-            evaluate_log_probs(flow, batches(x))
+        without = evaluate_log_probs(flow, batches(x))
+        assert torch.equal(without, evaluate_log_probs(flow, batches(x, torch.full_like(y, -1))))
 
     def test_labels_are_left_out_by_others(self) -> None:
         flow, x = tiny(), images()

@@ -206,8 +206,8 @@ def test_the_smallest_scale_is_logged(average: bool) -> None:
 def test_a_fixed_batch_is_learned_by_heart(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     run(
         "debug=overfit",
-        "model.depth=1",
-        "model.width=16",
+        "model.depth=2",
+        "model.width=32",
         "fit.max_epochs=60",
         "callbacks.pictures=null",
         "callbacks.estimate=null",

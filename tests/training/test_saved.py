@@ -38,7 +38,7 @@ def test_it_holds_tensors_and_plain_values(tmp_path: Path, make: Any, options: A
     content = torch.load(path, weights_only=True)
     values = content["hyper_parameters"]
     assert json.loads(json.dumps(values)) == values
-    expected = {"model", "dataset", "seed"} | ({"shift"} if make is not of_energy else set())
+    expected = {"model", "dataset", "seed"} | ({"shift", "label_dropout"} if make is not of_energy else set())
     assert values.keys() == expected
     assert all(values[k] == v for k, v in options.items())
 
@@ -124,6 +124,12 @@ def test_a_flow_of_your_own_is_given(tmp_path: Path) -> None:
     assert flow.initialized
     stored = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(p, stored[f"flow.{name}"]) for name, p in flow.named_parameters())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, "much"])
+def test_a_bad_label_dropout(share: Any) -> None:
+    with pytest.raises(UsageError, match="objective.label_dropout must be"):
+        of_digits(label_dropout=share)
 
 
 @pytest.mark.parametrize("shift", [-0.1, 1, "much"])

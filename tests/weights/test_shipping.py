@@ -136,7 +136,7 @@ def test_the_file_does_not_say_where_the_data_was(
         header = file.metadata()["glow"]
     assert str(tmp_path) not in header
     assert json.loads(header)["dataset"]["root"] == "data"
-    assert not card(empty, "tiny")["test"]["labelled"]
+    assert card(empty, "tiny")["test"]["labelled"]
     with pytest.raises(UsageError, match=r"mnist, .* is not in data .*: set dataset\.root=DIR"):
         evaluate(compose("evaluate", ["ckpt=tiny", "diagnostics=false"]))
     report = evaluate(compose("evaluate", ["ckpt=tiny", root, "diagnostics=false"]))
