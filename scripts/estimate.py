@@ -60,10 +60,11 @@ def measure(cfg: "DictConfig", activations_mb: float | None) -> dict[str, float]
     from memory_use import peak_memory
 
     from glow.commands.build import make, make_model
+    from glow.training.muon import optimizer_of
 
     shape, levels = cfg.dataset.shape, cfg.dataset.grey_levels
     flow = make_model(cfg.model)
-    optimizer = make("optimizer", cfg.optimizer)(flow.parameters())
+    optimizer = optimizer_of(flow, make("optimizer", cfg.optimizer))
 
     def peak(n: int) -> float:
         x = torch.randint(levels, (n, *shape), dtype=torch.uint8)

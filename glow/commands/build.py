@@ -54,7 +54,8 @@ class Factory:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.factory)
+        # Of the function itself: a partial with an argument that this lacks has none, and the call says which it is.
+        return inspect.signature(self.factory.func)
 
 
 def make_each(name: str, nodes: Any) -> list[Any]:

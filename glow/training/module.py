@@ -1,6 +1,5 @@
 """What training with Lightning has in common, whatever the objective."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from glow.evaluation.bits import evaluation_generator
 from glow.flows import build
 from glow.resilience.lightning_internals import logs_this_step
 from glow.seeds import generator
-from glow.training.muon import matrices
+from glow.training.muon import optimizer_of
 from glow.training.schedules import scheduled
 
 Batch = tuple[Tensor, ...]
@@ -150,10 +149,7 @@ class DensityModule(L.LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | torch.optim.Optimizer:
         if self.optimizer is None:
             raise UsageError(f"{type(self).__name__} needs an optimizer for training: optimizer=...")
-        takes_matrices = "matrices" in inspect.signature(self.optimizer).parameters
-        optimizer = self.optimizer(
-            self.parameters(), **({"matrices": matrices(self)} if takes_matrices else {})
-        )
+        optimizer = optimizer_of(self, self.optimizer)
         if self.schedule is None:
             return optimizer
         return scheduled(self.trainer, optimizer, self.schedule, monitor=f"val/{self.unit}")

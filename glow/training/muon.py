@@ -1,5 +1,6 @@
 """Matrices by orthogonalized momentum, the other parameters by an optimizer of torch."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,12 @@ def matrices(module: nn.Module) -> dict[nn.Parameter, int]:
         for name, dimensions in getattr(part, "matrices", {}).items():
             found[getattr(part, name)] = dimensions
     return found
+
+
+def optimizer_of(module: nn.Module, make: Callable[..., torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """``make(parameters)``, with ``matrices=`` where its signature names these."""
+    takes_matrices = "matrices" in inspect.signature(make).parameters
+    return make(module.parameters(), **({"matrices": matrices(module)} if takes_matrices else {}))
 
 
 def orthogonalize(stack: Tensor, steps: int = 5) -> Tensor:

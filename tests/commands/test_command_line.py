@@ -54,7 +54,7 @@ class TestCommandLine:
                 ["optimizer.decay=cosine"],
                 "error: optimizer.decay is not a setting: it is an option of schedule",
             ),
-            (["optimizer.lr=fast"], "error: optimizer: '<=' not supported"),
+            (["optimizer.lr=fast"], "error: optimizer.lr must be a number of at least zero, got 'fast'"),
             (["dataset=image_folder", "dataset.root=nowhere"], "error: dataset.root=nowhere is not a folder"),
         ],
         ids=lambda v: v[0] if isinstance(v, list) else "",

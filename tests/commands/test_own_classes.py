@@ -93,7 +93,7 @@ def test_a_callback(run: Run, package: Any) -> None:
 
 
 def test_an_optimizer(run: Run, package: Any) -> None:
-    run(*TINY, "optimizer._target_=mypkg.MyAdam")
+    run(*TINY, "optimizer=adam", "optimizer._target_=mypkg.MyAdam")
     assert package.called == ["step", "step"]
 
 

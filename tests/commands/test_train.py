@@ -127,7 +127,7 @@ class TestFolder:
         with pytest.raises(UsageError) as refused:
             run(*DIGITS, "optimizer.lr=0.5", "seed=3", "fit.max_epochs=7")
         message = str(refused.value)
-        assert "optimizer.lr: 0.004 there, 0.5 here" in message
+        assert "optimizer.lr: 0.01 there, 0.5 here" in message
         assert "seed: 0 there, 3 here" in message
         assert "max_epochs" not in message
         assert "resume=false" in message
@@ -142,7 +142,7 @@ class TestFolder:
         with pytest.raises(UsageError, match="dataset.val_size"):
             run(*DIGITS, "dataset.val_size=100000")
         with pytest.raises(UsageError, match="optimizer"):
-            run(*DIGITS, "optimizer.betas=null")
+            run(*DIGITS, "optimizer.momentum=null")
         assert not list((tmp_path / "outputs").glob("*")), "failed starts leave no folder"
         assert run(*DIGITS)["steps"] == 2
 

@@ -16,7 +16,8 @@ from glow.commands.main import CONF, compose
 from glow.commands.sample import sample
 from glow.evaluation.bits import bits_per_dim
 from glow.weights import FOLDER, shipped
-from tests.weights.cards import card, stored_draws
+
+from .cards import card, stored_draws
 
 EVERY = pytest.mark.parametrize("name", shipped())
 LARGEST = 2_000_000

@@ -22,7 +22,8 @@ from glow.commands.sample import sample
 from glow.errors import UsageError
 from glow.evaluation.bits import bits_per_dim
 from glow.weights import shipped
-from tests.weights.cards import card, stored_draws
+
+from .cards import card, stored_draws
 
 
 @pytest.fixture(scope="module")
