@@ -61,7 +61,7 @@ def test_the_classes_of_contributing_run(
     monkeypatch.delitem(sys.modules, "mypkg", raising=False)
     commands = re.findall(r"python train\.py (.*)", CONTRIBUTING)
     own = [argument for command in commands for argument in shlex.split(command) if "mypkg" in command]
-    assert len(own) == 5
+    assert len(own) == 6
     try:
         results = run(
             *own, "debug=fast", "model.depth=1", "callbacks.estimate=null", "callbacks.pictures=null"
