@@ -47,6 +47,7 @@ def run_summary(
         "model": option(cfg, "model"),
         "parameters": sum(p.numel() for p in module.parameters()),
         "unit": UNITS[module.unit],
+        "labelled": _labelled(module, data),
         "test": {k: v if math.isfinite(v) else None for k, v in test.figures.items()},
         "test_examples": test.examples,
         "val": None if score is None else float(score),
@@ -119,6 +120,12 @@ def print_stop(cfg: DictConfig, trainer: L.Trainer) -> None:
     )
 
 
+def _labelled(module: Any, data: L.LightningDataModule) -> bool:
+    """Whether the test's figures are those given the labels."""
+    tested = getattr(data, "examples", {}).get("test")
+    return bool(module.flow.classes) and (tested is None or tested.y is not None)
+
+
 def check_precision(trainer: L.Trainer) -> None:
     """Refuse precisions that would reach the flow algebra; warn where a CPU has no bf16 arithmetic."""
     precision = str(trainer.precision)
@@ -144,7 +151,8 @@ def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     print(f"done: {results['steps']:,} steps" + (f" in {clock(seconds)} of training" if seconds else ""))
     if results.get("skipped"):
         print(f"skipped: {results['skipped']:,} of these steps, whose loss or gradient was not finite")
-    print(f"test: {test} ({results['test_examples']:,} examples)")
+    given = ", given their labels" if results.get("labelled") else ""
+    print(f"test: {test} ({results['test_examples']:,} examples{given})")
     if "true_nll" in results:
         print(f"truth: {results['true_nll']:.4f} nats, the entropy of the test points")
     if "reverse_kl" in results:

@@ -175,11 +175,13 @@ class TestSettings:
         run(*DIGITS, "fit.max_steps=4", "fit.max_epochs=2")
         assert len(calls) == 1
 
-    def test_class_conditional(self, run: Run, tmp_path: Path) -> None:
+    def test_class_conditional(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         results = run(*SMALL, "model.class_conditional=true", "callbacks.estimate=null")
         assert results["parameters"] > 0
         state = torch.load(tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt", weights_only=True)
         assert "flow.bijection.steps.1.top.given" in state["state_dict"]
+        assert results["labelled"]
+        assert "examples, given their labels)" in capsys.readouterr().out
 
     def test_without_callbacks_and_loggers(self, run: Run) -> None:
         results = run(
@@ -188,7 +190,7 @@ class TestSettings:
         )  # fmt: skip
         assert set(results["test"]) == {"raw"}
 
-    @pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+    @pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "muon"])
     def test_optimizers(self, run: Run, name: str) -> None:
         assert run(*DIGITS, f"optimizer={name}", "fit.gradient_clip_val=1")["steps"] == 2
 
