@@ -53,6 +53,11 @@ class Factory:
             return self.factory(*args, **options)
 
     @property
+    def keywords(self) -> dict[str, Any]:
+        """The arguments that the node sets."""
+        return self.factory.keywords
+
+    @property
     def __signature__(self) -> inspect.Signature:
         # Of the function itself: a partial with an argument that this lacks has none, and the call says which it is.
         return inspect.signature(self.factory.func)

@@ -16,6 +16,7 @@ from glow.distributions.base import Distribution, check_draw
 from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, StandardNormal
 from glow.errors import UsageError
+from glow.flows.labels import one_hot
 from glow.seeds import draw
 
 
@@ -239,30 +240,8 @@ class Flow(Distribution):
             level.compile(**options)
 
     def context(self, y: Tensor | None, n: int) -> Tensor | None:
-        """What ``n`` elements' labels are for the bijection: one-hot vectors (n, classes), zeros without a label.
-
-        Args:
-            y: labels (n,), -1 for none; None for no labels at all.
-            n: how many elements.
-
-        Returns:
-            (n, classes), or None of a flow without classes.
-
-        Raises:
-            UsageError: labels that are no integers from -1 to classes-1, or of another number, or of a flow without classes.
-        """
-        if not self.classes:
-            if y is not None:
-                raise UsageError("y was given, but this flow is not class-conditional")
-            return None
-        if y is None:
-            return torch.zeros(n, self.classes, device=self.device, dtype=self.dtype)
-        if y.is_floating_point() or tuple(y.shape) != (n,) or ((y < -1) | (y >= self.classes)).any():
-            raise UsageError(
-                f"y must be one integer label from 0 to {self.classes - 1}, or -1 for none, per element ({n},), got "
-                f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
-            )
-        return (y[:, None] == torch.arange(self.classes, device=y.device)).to(self.dtype)
+        """The labels of ``n`` elements as the bijection takes them, see ``glow.flows.labels``: (n, classes)."""
+        return one_hot(y, n, self.classes, self.dtype, self.device)
 
     def _to_latents(
         self,

@@ -15,8 +15,9 @@ from glow.bijections.linear import InvertibleConv1x1, Permutation
 from glow.bijections.repeated import Repeated
 from glow.bijections.scales import RecordsScales
 from glow.errors import UsageError, check_choice
+from glow.fused.function import INPUTS_EVERY, FusedSteps, Kernels, Settings, inverse_of
 from glow.fused.products import first_weight, last_weight, middle_weight
-from glow.fused.steps import INPUTS_EVERY, FusedSteps, Kernels, Settings, Steps, inverse_of
+from glow.fused.steps import Steps
 from glow.networks import ConvNet
 
 

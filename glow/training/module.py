@@ -91,11 +91,11 @@ class DensityModule(L.LightningModule, ABC):
         # on how many devices share the work (as long as they share it evenly).
         source = generator(batch[0].device, "train", self.seed, self.current_epoch, batch_idx)
         devices, device = self.trainer.world_size, self.trainer.global_rank
-        n, on = len(batch[0]) * devices, batch[0].device
+        n, where = len(batch[0]) * devices, batch[0].device
         noise = self.noise(n, source)
         noise = None if noise is None else noise[device::devices]
         batch = self.augment(
-            batch, lambda k: torch.rand((n, k), generator=source, device=on)[device::devices]
+            batch, lambda k: torch.rand((n, k), generator=source, device=where)[device::devices]
         )
         return self.loss(batch, noise)
 
