@@ -241,7 +241,8 @@ class Flow(Distribution):
 
     def context(self, y: Tensor | None, n: int) -> Tensor | None:
         """The labels of ``n`` elements as the bijection takes them, see ``glow.flows.labels``: (n, classes)."""
-        return one_hot(y, n, self.classes, self.dtype, self.device)
+        context = one_hot(y, n, self.classes)
+        return None if context is None else context.to(self.device, self.dtype)
 
     def _to_latents(
         self,

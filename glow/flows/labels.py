@@ -6,22 +6,18 @@ from torch import Tensor
 from glow.errors import UsageError
 
 
-def one_hot(
-    y: Tensor | None, n: int, classes: int, dtype: torch.dtype, device: torch.device
-) -> Tensor | None:
-    """One-hot vectors (n, classes) of labels, zeros without a label; None of a flow without classes.
+def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
+    """One-hot vectors (n, classes) of labels, float32, zeros without a label; None of a flow without classes.
 
     Args:
         y: labels (n,), integers from 0 to classes-1, -1 for none; None for no labels at all.
         n: how many elements.
         classes: 0 for none.
-        dtype: of the vectors.
-        device: of the vectors.
 
     Raises:
         UsageError: labels out of range, of another number or type, or of a flow without classes.
 
-    >>> one_hot(torch.tensor([1, -1]), 2, 3, torch.float32, torch.device("cpu"))
+    >>> one_hot(torch.tensor([1, -1]), 2, 3)
     tensor([[0., 1., 0.],
             [0., 0., 0.]])
     """
@@ -30,10 +26,10 @@ def one_hot(
             raise UsageError("y was given, but this flow is not class-conditional")
         return None
     if y is None:
-        return torch.zeros(n, classes, dtype=dtype, device=device)
+        return torch.zeros(n, classes)
     if y.is_floating_point() or tuple(y.shape) != (n,) or ((y < -1) | (y >= classes)).any():
         raise UsageError(
             f"y must be one integer label from 0 to {classes - 1}, or -1 for none, per element ({n},), got "
             f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
         )
-    return (y[:, None] == torch.arange(classes, device=y.device)).to(device, dtype)
+    return (y[:, None] == torch.arange(classes, device=y.device)).float()

@@ -1,5 +1,6 @@
 """Classes of a researcher's own, by ``_target_`` from the command line and ``--config-dir``."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from glow.commands.build import make
 from glow.commands.evaluate import evaluate
 from glow.commands.main import CONF, compose
 from glow.commands.sample import sample
@@ -158,3 +161,12 @@ def test_hydra_chooses_the_folder(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here/results.json").is_file()
+
+
+def test_what_a_schedule_s_node_sets_is_not_replaced() -> None:
+    target = "torch.optim.lr_scheduler.OneCycleLR"
+    node = OmegaConf.create({"_target_": target, "_partial_": True, "max_lr": 0.1, "total_steps": 7})
+    schedule = make("schedule", node)
+    named = inspect.signature(schedule).parameters.keys() - schedule.keywords  # as ``scheduled`` asks
+    assert "steps_per_epoch" in named
+    assert "total_steps" not in named

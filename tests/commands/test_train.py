@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glow.commands.main import CONF, compose
+from glow.data import Digits
 from glow.errors import UsageError
 from glow.fused import FusedLevel
 from glow.training import MaximumLikelihood
@@ -180,6 +181,14 @@ class TestSettings:
         assert results["parameters"] > 0
         state = torch.load(tmp_path / "outputs/digits-glow_small/checkpoints/last.ckpt", weights_only=True)
         assert "flow.bijection.steps.1.top.given" in state["state_dict"]
+        table = state["state_dict"]["flow.bijection.steps.0.probability"]
+        data = Digits(name="digits", shape=(1, 8, 8), grey_levels=17, batch_size=4)
+        data.setup("fit")
+        counts = data.grey_level_counts()
+        assert counts is not None
+        torch.testing.assert_close(
+            table, ((counts + 1) / (counts + 1).sum()).float()
+        )  # not of the batch alone
         assert results["labelled"]
         assert "examples, given their labels)" in capsys.readouterr().out
 

@@ -46,6 +46,34 @@ class TestSplits:
         data.setup("fit")
         assert set(data.examples) == {"train", "val"}
 
+    def test_grey_levels_are_counted_over_the_training_images_alone(self) -> None:
+        data = loaded(Digits(**DIGITS, grey_levels=17))
+        x, _ = data.arrays("train")
+        counts = data.grey_level_counts()
+        assert counts is not None
+        assert counts.tolist() == [[int((x == v).sum()) for v in range(17)]]
+
+    def test_of_many_images_the_seed_chooses_which_are_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Digits, "COUNTED", 100)
+        first, again = (loaded(Digits(**DIGITS, grey_levels=17)).grey_level_counts() for _ in range(2))
+        assert first is not None
+        assert again is not None
+        assert torch.equal(first, again)
+        assert int(first.sum()) == 100 * 64
+
+    def test_vectors_have_no_grey_levels(self) -> None:
+        toy = Toy(
+            kind="two_moons",
+            noise=0.1,
+            name="two_moons",
+            shape=(2,),
+            batch_size=8,
+            train_size=50,
+            val_size=5,
+            test_size=5,
+        )
+        assert loaded(toy).grey_level_counts() is None
+
     def test_the_initialization_batch_is_always_the_same(self) -> None:
         first, again = (loaded(Digits(**DIGITS)).initialization_batch(32)[0] for _ in range(2))
         assert torch.equal(first, again)
