@@ -96,9 +96,9 @@ class Gaussianize(Bijection, DataDependent):
         return (h * self.probability.shape[1]).log() + 0.5 * z.square() + HALF_LOG_2_PI
 
     def _level(self, x: Tensor) -> Tensor:
-        """int64, of x's shape; beyond an end, the last one."""
+        """int64, of x's shape; beyond an end, the last one, and the first of what is no number."""
         n = self.probability.shape[1]
-        return ((x.detach() + 0.5) * n).floor().clamp(0, n - 1).long()
+        return ((x.detach() + 0.5) * n).floor().clamp(0, n - 1).nan_to_num(0).long()
 
     def _at(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of a level (B, C, H, W): its probability, that of all levels below it, and of all above."""

@@ -56,6 +56,17 @@ def test_the_ends_of_the_range_are_finite_and_outside_the_density_is_zero(dtype:
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_density_and_spoils_nothing_else(bad: float) -> None:
+    layer = made()
+    x = torch.tensor([bad, 0.1], dtype=torch.float64).view(2, 1, 1, 1)
+    z, log_det = layer(x)
+    assert log_det[0] == -math.inf
+    torch.testing.assert_close(z[1:], layer(x[1:])[0])
+    back, _ = layer.inverse(x)
+    assert torch.equal(back[1:], layer.inverse(x[1:])[0])
+
+
 def test_whatever_z_is_the_inverse_stays_in_the_range() -> None:
     layer = made(torch.float32)
     x, _ = layer.inverse(torch.linspace(-30, 30, 601).view(-1, 1, 1, 1))
