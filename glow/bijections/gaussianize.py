@@ -1,26 +1,31 @@
 """Grey levels to normal numbers, by the distribution function of each channel."""
 
 import math
-from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glow.bijections.base import Bijection, DataDependent, sum_event
 from glow.errors import UsageError
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+LARGEST = 10.0
+"""Of the normal numbers of noise within a level: its rank is neither zero nor one in float32."""
 
 
 class Gaussianize(Bijection, DataDependent):
-    r"""Every value through the distribution function F of its channel, then to the normal number of that rank.
+    r"""Every value through a learned distribution function F of its channel, then to the normal number of that rank.
 
-    .. math:: z = \Phi^{-1}(F(x)), \qquad \log |dz/dx| = \log(n h_v) - \log \phi(z)
+    .. math:: z = \Phi^{-1}(F(x)), \qquad F(x) = \sum_{j < v} h_j + h_v \, \Phi(e^{a_v} \Phi^{-1}(u) + b_v)
 
-    F is piecewise linear: level v of n, the values x from :math:`v/n - 1/2` to :math:`(v + 1)/n - 1/2`, has probability
-    :math:`h_v`, counted once from data. A grey level that half of all values have is a spike of width 1/n, which a flow
-    of affine couplings models worst; this map makes every channel standard normal before the flow begins, and its inverse
-    never leaves the range (Chen & Gopinath 2000, section 3; Laparra et al. 2011).
+    x is of level v of n, and u in [0, 1] is its position within the level, from :math:`v/n - 1/2` to :math:`(v + 1)/n - 1/2`.
+    The shares :math:`h_v` of the levels start as the probabilities counted from data, and a and b as zero: every channel
+    is standard normal before the flow begins (Chen & Gopinath 2000, section 3; Laparra et al. 2011), and a grey level
+    that half of all values have is no longer a spike of width 1/n, which a flow of affine couplings models worst.
+
+    Then all three are trained. Where u is noise of dequantization, a and b choose its distribution in each level: the
+    smallest variational dequantization (Ho et al. 2019, section 3.1), and the bound on the log-probability of the integers
+    stays one. The levels keep their order, so that whatever was learned, the inverse gives every level back.
 
     Outside of [-1/2, 1/2] the density is zero: the log-determinant is minus infinity there.
 
@@ -45,6 +50,9 @@ class Gaussianize(Bijection, DataDependent):
     def __init__(self, channels: int, grey_levels: int) -> None:
         super().__init__()
         self.register_buffer("probability", torch.full((channels, grey_levels), 1 / grey_levels))
+        self.log_ratio = nn.Parameter(torch.zeros(channels, grey_levels))  # of share and probability
+        self.log_scale = nn.Parameter(torch.zeros(channels, grey_levels))
+        self.shift = nn.Parameter(torch.zeros(channels, grey_levels))
 
     def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
         """Count levels: from ``counts`` (C, n), a histogram of all data, or else from the batch ``x`` (B, C, H, W).
@@ -66,47 +74,56 @@ class Gaussianize(Bijection, DataDependent):
         """Reals in [-1/2, 1/2] (B, C, H, W) -> (B, C, H, W), log-det (B,)."""
         n = self.probability.shape[1]
         level = self._level(x)
-        h, below, above = self._at(level)
+        h, below, above, log_scale, shift = self._at(level)
         position = (x + 0.5) * n - level  # within the level, 0 to 1
         # What rounding leaves of a number near an end of the range: never the end itself, which is at infinity.
         least = torch.finfo(x.dtype).eps * n / 8
         u = position.clamp(least, 1 - least)
-        low, high = below + u * h, above + (1 - u) * h  # F and 1 - F, each exact where it is small
-        z = torch.special.ndtri(torch.minimum(low, high)) * torch.where(low < high, 1, -1)
+        raw = torch.special.ndtri(u)
+        noise = (log_scale.exp() * raw + shift).clamp(-LARGEST, LARGEST)
+        z = _normal_number(below + h * _rank(noise), above + h * _rank(-noise))
         inside = (position >= 0) & (position <= 1)
-        return z, sum_event(torch.where(inside, self._log_slope(z, h), -torch.inf))
+        log_slope = self._log_slope(z, h, log_scale, noise, raw)
+        return z, sum_event(torch.where(inside, log_slope, -torch.inf))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> reals in [-1/2, 1/2] (B, C, H, W), log-det (B,)."""
         n = self.probability.shape[1]
-        # erfc, not ndtr, which has no digits left in float32 below -5.
-        low, high = 0.5 * torch.erfc(-z * math.sqrt(0.5)), 0.5 * torch.erfc(z * math.sqrt(0.5))
-        # The level from the end that is nearer, whose probabilities add up without rounding to one.
-        up, down = self._search(self.probability, low), n - 1 - self._search(self.probability.flip(1), high)
+        low, high = _rank(z), _rank(-z)
+        # The level from the end that is nearer, whose shares add up without rounding to one.
+        share = self._share()
+        up, down = self._search(share, low), n - 1 - self._search(share.flip(1), high)
         level = torch.where(low < high, up, down)
-        h, below, above = self._at(level)
+        h, below, above, log_scale, shift = self._at(level)
         u = torch.where(low < high, (low - below) / h, 1 - (high - above) / h).clamp(0, 1)
-        return (level + u) / n - 0.5, -sum_event(self._log_slope(z, h))
+        noise = _normal_number(u, 1 - u).clamp(-LARGEST, LARGEST)
+        raw = (noise - shift) * (-log_scale).exp()
+        return (level + _rank(raw)) / n - 0.5, -sum_event(self._log_slope(z, h, log_scale, noise, raw))
 
     def extra_repr(self) -> str:
         channels, n = self.probability.shape
         return f"channels={channels}, grey_levels={n}"
 
-    def _log_slope(self, z: Tensor, h: Tensor) -> Tensor:
-        return (h * self.probability.shape[1]).log() + 0.5 * z.square() + HALF_LOG_2_PI
+    def _log_slope(self, z: Tensor, h: Tensor, log_scale: Tensor, noise: Tensor, raw: Tensor) -> Tensor:
+        n = self.probability.shape[1]
+        within = log_scale + 0.5 * (raw.square() - noise.square())
+        return (h * n).log() + 0.5 * z.square() + HALF_LOG_2_PI + within
+
+    def _share(self) -> Tensor:
+        return (self.probability.log() + self.log_ratio).softmax(1)
 
     def _level(self, x: Tensor) -> Tensor:
         """int64, of x's shape; beyond an end, the last one, and the first of what is no number."""
         n = self.probability.shape[1]
         return ((x.detach() + 0.5) * n).floor().clamp(0, n - 1).nan_to_num(0).long()
 
-    def _at(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a level (B, C, H, W): its probability, that of all levels below it, and of all above."""
-        h = self.probability
+    def _at(self, level: Tensor) -> list[Tensor]:
+        """Of a level (B, C, H, W): its share, that of all levels below it, that of all above, log_scale and shift."""
+        h = self._share()
         below, above = h.cumsum(1) - h, h.flip(1).cumsum(1).flip(1) - h
         channels, n = h.shape
         at = level + n * torch.arange(channels, device=level.device)[:, None, None]
-        return cast(tuple[Tensor, Tensor, Tensor], tuple(table.take(at) for table in (h, below, above)))
+        return [table.take(at) for table in (h, below, above, self.log_scale, self.shift)]
 
     def _search(self, h: Tensor, rank: Tensor) -> Tensor:
         """How many levels have their end at or below that rank: (B, C, H, W), at most n - 1."""
@@ -114,3 +131,13 @@ class Gaussianize(Bijection, DataDependent):
         ranks = rank.detach().transpose(0, 1).reshape(c, -1)
         found = torch.searchsorted(h.cumsum(1), ranks, right=True).clamp(max=h.shape[1] - 1)
         return found.view(c, b, *space).transpose(0, 1)
+
+
+def _rank(z: Tensor) -> Tensor:
+    """Of a normal number. By erfc, not ndtr, which has no digits left in float32 below -5."""
+    return 0.5 * torch.erfc(-z * math.sqrt(0.5))
+
+
+def _normal_number(low: Tensor, high: Tensor) -> Tensor:
+    """Of rank ``low`` = 1 - ``high``, each exact where it is small."""
+    return torch.special.ndtri(torch.minimum(low, high)) * torch.where(low < high, 1, -1)

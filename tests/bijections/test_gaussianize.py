@@ -27,6 +27,26 @@ def test_values_of_the_counted_distribution_become_standard_normal() -> None:
     assert (ranks - torch.linspace(0, 1, n, dtype=torch.float64)).abs().max() < 2 / math.sqrt(n)
 
 
+def test_what_is_learned_keeps_the_levels_and_is_a_distribution() -> None:
+    """Whatever the parameters, the densities of a level's values add up to its share, and every level comes back."""
+    layer = made()
+    with torch.no_grad():
+        layer.log_ratio.normal_(std=0.7)
+        layer.shift.normal_(std=0.3)
+        layer.log_scale.uniform_(0.1, 1.0)  # below zero the density is infinite at the ends of the level
+    n = 40_000
+    x = ((torch.arange(n) + 0.5) / n - 0.5).double().view(n, 1, 1, 1)
+    z, log_det = layer(x)
+    assert (z.flatten().diff() > 0).all()
+    density = (log_det - 0.5 * z.flatten().square() - 0.5 * math.log(2 * math.pi)).exp()
+    share = (layer.probability.log() + layer.log_ratio).softmax(1)[0]
+    torch.testing.assert_close(density.view(4, -1).mean(1) / 4, share, atol=1e-3, rtol=0)
+    assert not torch.allclose(share, layer.probability[0], atol=0.05)
+    back, inverse_log_det = layer.inverse(z)
+    torch.testing.assert_close(back, x, atol=1e-9, rtol=0)
+    torch.testing.assert_close(inverse_log_det, -log_det, atol=1e-3, rtol=0)
+
+
 def test_by_itself_it_is_the_histogram() -> None:
     """Normal density and log-determinant add up to the probability of the level, for every value in it."""
     layer = made()
@@ -78,6 +98,9 @@ def test_whatever_z_is_the_inverse_stays_in_the_range() -> None:
 def test_float32_gives_every_level_back() -> None:
     layer = Gaussianize(1, 256)
     layer.initialize(torch.empty(0), torch.logspace(7, 0, 256).long()[None])
+    with torch.no_grad():
+        for learned in layer.parameters():
+            learned.normal_(std=0.7)
     levels = torch.arange(256)
     x, _ = layer.inverse(layer(((levels + 0.5) / 256 - 0.5).view(-1, 1, 1, 1))[0])
     assert torch.equal(((x.flatten() + 0.5) * 256).floor().long(), levels)
