@@ -27,11 +27,15 @@ class Gaussianize(Bijection, DataDependent):
     smallest variational dequantization (Ho et al. 2019, section 3.1), and the bound on the log-probability of the integers
     stays one. The levels keep their order, so that whatever was learned, the inverse gives every level back.
 
+    With a ``network``, a and b have also a part that it makes of the levels of all values (mean-field variational dequantization).
+
     Outside of [-1/2, 1/2] the density is zero: the log-determinant is minus infinity there.
 
     Args:
         channels: C of inputs (B, C, H, W), the values of ``Dequantization``.
         grey_levels: n.
+        network: (B, C, H, W), the normal numbers of the levels' middles, -> (B, 2C, H, W), b and a of one channel after another's;
+            None for none.
 
     >>> layer, x = Gaussianize(1, 2), torch.tensor([-0.25, -0.25, -0.25, 0.25]).view(4, 1, 1, 1)
     >>> layer.initialize(x)  # three of four values are of the lower level
@@ -47,12 +51,13 @@ class Gaussianize(Bijection, DataDependent):
 
     probability: Tensor
 
-    def __init__(self, channels: int, grey_levels: int) -> None:
+    def __init__(self, channels: int, grey_levels: int, network: nn.Module | None = None) -> None:
         super().__init__()
         self.register_buffer("probability", torch.full((channels, grey_levels), 1 / grey_levels))
         self.log_ratio = nn.Parameter(torch.zeros(channels, grey_levels))  # of share and probability
         self.log_scale = nn.Parameter(torch.zeros(channels, grey_levels))
         self.shift = nn.Parameter(torch.zeros(channels, grey_levels))
+        self.network = network
 
     def initialize(self, x: Tensor, counts: Tensor | None = None) -> None:
         """Count levels: from ``counts`` (C, n), a histogram of all data, or else from the batch ``x`` (B, C, H, W).
@@ -74,14 +79,15 @@ class Gaussianize(Bijection, DataDependent):
         """Reals in [-1/2, 1/2] (B, C, H, W) -> (B, C, H, W), log-det (B,)."""
         n = self.probability.shape[1]
         level = self._level(x)
-        h, below, above, log_scale, shift = self._at(level)
+        h, below, above, shift, log_scale = self._at(level)
         position = (x + 0.5) * n - level  # within the level, 0 to 1
         # What rounding leaves of a number near an end of the range: never the end itself, which is at infinity.
         least = torch.finfo(x.dtype).eps * n / 8
         u = position.clamp(least, 1 - least)
         raw = torch.special.ndtri(u)
-        noise = (log_scale.exp() * raw + shift).clamp(-LARGEST, LARGEST)
-        z = _normal_number(below + h * _rank(noise), above + h * _rank(-noise))
+        noise = log_scale.exp() * raw + shift
+        finite = noise.clamp(-LARGEST, LARGEST)
+        z = _normal_number(below + h * _rank(finite), above + h * _rank(-finite))
         inside = (position >= 0) & (position <= 1)
         log_slope = self._log_slope(z, h, log_scale, noise, raw)
         return z, sum_event(torch.where(inside, log_slope, -torch.inf))
@@ -94,9 +100,9 @@ class Gaussianize(Bijection, DataDependent):
         share = self._share()
         up, down = self._search(share, low), n - 1 - self._search(share.flip(1), high)
         level = torch.where(low < high, up, down)
-        h, below, above, log_scale, shift = self._at(level)
+        h, below, above, shift, log_scale = self._at(level)
         u = torch.where(low < high, (low - below) / h, 1 - (high - above) / h).clamp(0, 1)
-        noise = _normal_number(u, 1 - u).clamp(-LARGEST, LARGEST)
+        noise = _normal_number(u, 1 - u).clamp(-LARGEST, LARGEST)  # u is 0 or 1 where z is far outside
         raw = (noise - shift) * (-log_scale).exp()
         return (level + _rank(raw)) / n - 0.5, -sum_event(self._log_slope(z, h, log_scale, noise, raw))
 
@@ -118,12 +124,19 @@ class Gaussianize(Bijection, DataDependent):
         return ((x.detach() + 0.5) * n).floor().clamp(0, n - 1).nan_to_num(0).long()
 
     def _at(self, level: Tensor) -> list[Tensor]:
-        """Of a level (B, C, H, W): its share, that of all levels below it, that of all above, log_scale and shift."""
+        """Of a level (B, C, H, W): its share, that of all levels below it, that of all above, and b and a."""
         h = self._share()
         below, above = h.cumsum(1) - h, h.flip(1).cumsum(1).flip(1) - h
         channels, n = h.shape
         at = level + n * torch.arange(channels, device=level.device)[:, None, None]
-        return [table.take(at) for table in (h, below, above, self.log_scale, self.shift)]
+        h, below, above, shift, log_scale = (
+            table.take(at) for table in (h, below, above, self.shift, self.log_scale)
+        )
+        if self.network is not None:
+            middle = _normal_number(below + h / 2, above + h / 2).detach()
+            shift_more, log_scale_more = self.network(middle).to(h.dtype).unflatten(1, (-1, 2)).unbind(2)
+            shift, log_scale = shift + shift_more, log_scale + log_scale_more
+        return [h, below, above, shift, log_scale]
 
     def _search(self, h: Tensor, rank: Tensor) -> Tensor:
         """How many levels have their end at or below that rank: (B, C, H, W), at most n - 1."""

@@ -56,6 +56,8 @@ class Glow(Flow):
             ``FusedLevel``.
         learned_top: learn the top prior.
         gaussianize: begin with the marginal distribution of each channel, see ``Gaussianize``.
+        noise_width: channels of the hidden layers of a network that chooses the noise of dequantization behind the
+            marginals (mean-field variational dequantization); 0 for none.
         position: tell the coupling networks and the priors where in the image they are: a shift per pixel in the first and
             last layer of every network, and a top prior per pixel.
         class_conditional: tell the coupling networks and the top prior the label; None does so where there are classes.
@@ -91,6 +93,7 @@ class Glow(Flow):
         recompute: str = "none",
         learned_top: bool = True,
         gaussianize: bool = False,
+        noise_width: int = 0,
         position: bool = False,
         class_conditional: bool | None = False,
         classes: int | None = 0,
@@ -102,6 +105,7 @@ class Glow(Flow):
         levels = _levels(height, across, levels)
         check_positive("depth", depth, integer=True)
         check_positive("width", width, integer=True)
+        check_positive("noise_width", noise_width, integer=True, zero=True)
         check_choice("coupling", coupling, ("affine", "additive"))
         check_choice("permutation", permutation, PERMUTATIONS)
         if class_conditional and not classes:
@@ -134,7 +138,9 @@ class Glow(Flow):
         top = TopPrior(channels, learned_top, n_classes, (height, across) if position else None)
         bijection: Bijection = MultiScale(tuple(event_shape), level_bijections, splits, top)
         if gaussianize:
-            bijection = Composition([Gaussianize(event_shape[0], grey_levels), bijection], numbered=False)
+            c, *size = event_shape
+            noise = ConvNet(c, 2 * c, noise_width, (size[0], size[1]), position) if noise_width else None
+            bijection = Composition([Gaussianize(c, grey_levels, noise), bijection], numbered=False)
         super().__init__(bijection, event_shape, Dequantization(grey_levels), n_classes)
 
 
