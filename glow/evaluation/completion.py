@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from glow.bijections import Bijection, Composition, Gaussianize
 from glow.bijections.base import sum_event
 from glow.distributions.latent import LOG_2_PI
 from glow.errors import UsageError, check_positive
@@ -79,7 +80,8 @@ def complete(
     the large shapes right. This density becomes too narrow to move in long before :math:`\sigma` is one grey level.
 
     Fine: the seen pixels are set, and the missing ones follow :math:`p(x_m, x_s)` itself by the Metropolis-adjusted
-    Langevin algorithm (Roberts & Tweedie 1996). Each is moved in proportion to :math:`G_{ii}^{-1/2}, G = (\partial z /
+    Langevin algorithm (Roberts & Tweedie 1996); where the flow begins with ``Gaussianize``, in the numbers x behind it, whose
+    density has no steps between grey levels. Each is moved in proportion to :math:`G_{ii}^{-1/2}, G = (\partial z /
     \partial x)^\top (\partial z / \partial x)`: its standard deviation given all others, were the flow linear. That is
     a fraction of a grey level in plain black and many in a texture.
 
@@ -122,7 +124,8 @@ def complete(
     z = flow.flatten(flow.sample_latents(n, temperature=temperature, generator=generator))
     noise = flow.noise(n, generator)
     assert noise is not None
-    task = _Task(flow, flow.dequantization(image, noise)[0], hidden, temperature, y)
+    marginals, rest = _marginals(flow.bijection)
+    task = _Task(flow, marginals, rest, flow.dequantization(image, noise)[0], hidden, temperature, y)
     coarse, every = max(1, round(COARSE_SHARE * steps)), max(1, steps // 50)
     with torch.no_grad():
         values = task.generate(z)
@@ -165,6 +168,8 @@ class _Task(NamedTuple):
     """What is to be sampled: n images whose pixels are ``seen`` or ``hidden`` (n, C, H, W), as real values."""
 
     flow: Flow
+    marginals: Bijection
+    rest: Bijection
     seen: Tensor
     hidden: Tensor
     temperature: float
@@ -192,26 +197,37 @@ class _Task(NamedTuple):
         prior = -0.5 * sum_event((z / self.temperature).square())
         return prior - 0.5 * self.distance(self.generate(z)) / sigma**2
 
-    def exact(self, values: Tensor, temperature: float) -> Tensor:
-        """The fine stage's log-density, that of the values as completed, in nats (n,)."""
-        z, log_det = self.flow.bijection(self.set(values), self.flow.context(self.y, len(values)))
-        z = z.flatten(1) / temperature
-        return log_det - sum_event(0.5 * (z.square() + LOG_2_PI) + math.log(temperature))
+    def exact(self, numbers: Tensor) -> Tensor:
+        """The fine stage's log-density, that of the numbers behind the marginals (n, C, H, W), in nats (n,)."""
+        return self._log_density(self.rest, numbers, self.temperature)
 
     def bits(self, values: Tensor) -> Tensor:
         """Bits/dim of the image as completed (n,)."""
         assert self.flow.dequantization is not None
-        correction = self.flow.dequantization.correction(values)
-        return bits_per_dim(self.exact(values, 1.0) + correction, self.flow.event_shape)
+        log_density = self._log_density(self.flow.bijection, self.set(values), 1.0)
+        return bits_per_dim(log_density + self.flow.dequantization.correction(values), self.flow.event_shape)
 
-    def curvature(self, values: Tensor, generator: torch.Generator, probes: int = 4) -> Tensor:
+    def curvature(self, numbers: Tensor, generator: torch.Generator, probes: int = 4) -> Tensor:
         r"""Estimates of :math:`G_{ii}` (n, D): means of :math:`(v^\top \partial z / \partial x_i)^2` for normal v."""
         with torch.enable_grad():
-            values = self.set(values).requires_grad_()
-            z = self.flow.bijection(values, self.flow.context(self.y, len(values)))[0].flatten(1)
+            numbers = numbers.detach().requires_grad_()
+            z = self.rest(numbers, self.flow.context(self.y, len(numbers)))[0].flatten(1)
             vs = [draw_like(z, torch.randn, generator) for _ in range(probes)]
-            gradients = [torch.autograd.grad(z, values, v, retain_graph=True)[0].flatten(1) for v in vs]
+            gradients = [torch.autograd.grad(z, numbers, v, retain_graph=True)[0].flatten(1) for v in vs]
         return torch.stack(gradients).square().mean(0)
+
+    def _log_density(self, bijection: Bijection, x: Tensor, temperature: float) -> Tensor:
+        z, log_det = bijection(x, self.flow.context(self.y, len(x)))
+        z = z.flatten(1) / temperature
+        return log_det - sum_event(0.5 * (z.square() + LOG_2_PI) + math.log(temperature))
+
+
+def _marginals(bijection: Bijection) -> tuple[Bijection, Bijection]:
+    """The ``Gaussianize`` with which a bijection begins, or else the identity, and what follows."""
+    steps = list(bijection.steps) if isinstance(bijection, Composition) else []
+    if steps and isinstance(steps[0], Gaussianize):
+        return steps[0], Composition(steps[1:])
+    return Composition([]), bijection
 
 
 def _walk(
@@ -221,9 +237,9 @@ def _walk(
     size = z.new_full((len(z), 1), 0.2)
     for i in range(coarse):
         sigma = WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** (i / max(1, coarse - 1))
-        density = partial(task.observed, sigma=sigma)
+        observed = partial(task.observed, sigma=sigma)
         # What limits a step is the observation: sizes in units of sigma change little from step to step.
-        state, accepted = hmc_step(density, state_at(density, z), size * sigma, LEAPFROGS, generator)
+        state, accepted = hmc_step(observed, state_at(observed, z), size * sigma, LEAPFROGS, generator)
         z, size = state.position, adapt_step(size, accepted, 0.65, i)
         lost = ~state.log_density.isfinite()
         if lost.any():  # without a gradient they would stay there for ever
@@ -232,16 +248,20 @@ def _walk(
         values = task.generate(z)
         yield values, accepted
 
-    density = partial(task.exact, temperature=task.temperature)
-    state = state_at(density, task.set(values).flatten(1))
+    def density(numbers: Tensor) -> Tensor:
+        return task.exact(numbers.view_as(values))
+
+    state = state_at(density, task.marginals(task.set(values))[0].flatten(1))
     size, curvature = torch.full_like(size, 0.3), torch.zeros_like(state.position)
     for i in range(fine):
         adapting = i < ADAPTING * fine
         if adapting and i % 5 == 0:
             weight = max(0.1, 1 / (1 + i // 5))  # a running mean that forgets
-            curvature = curvature.lerp(task.curvature(state.position, generator), weight)
+            numbers = state.position.view_as(values)
+            curvature = curvature.lerp(task.curvature(numbers, generator), weight)
+            # The seen pixels, whose sizes are zero, stay.
             scale = task.hidden.flatten(1) * task.temperature * curvature.rsqrt()
         state, accepted = hmc_step(density, state, size * scale, 1, generator)
         if adapting:
             size = adapt_step(size, accepted, 0.57, i)
-        yield state.position.view_as(values), accepted
+        yield task.marginals.inverse(state.position.view_as(values))[0], accepted

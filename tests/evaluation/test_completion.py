@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glow.bijections import Bijection
+from glow.bijections import Bijection, Composition, Gaussianize
 from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError
 from glow.evaluation.completion import Completion, complete, trace_picture
@@ -23,12 +23,12 @@ COVARIANCE = CORRELATION * SD[:, None] * SD
 
 
 class Linear(Bijection):
-    """z = W (x - mean), so that the four pixels of x are normal, in grey levels with MEAN and COVARIANCE."""
+    """z = W (x - mean), so that the four pixels of x are normal, at first in grey levels with MEAN and COVARIANCE."""
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Tensor = MEAN / 256 - 0.5, covariance: Tensor = COVARIANCE / 256**2) -> None:
         super().__init__()
-        self.colour = nn.Parameter(torch.linalg.cholesky(COVARIANCE) / 256)
-        self.mean = nn.Parameter(MEAN / 256 - 0.5)
+        self.colour = nn.Parameter(torch.linalg.cholesky(covariance))
+        self.mean = nn.Parameter(mean)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = (x.flatten(1) - self.mean) @ torch.linalg.inv(self.colour).T
@@ -112,6 +112,31 @@ class TestTheDistribution:
             sd[:, None] * sd
         )
         assert error.abs().max() < 4 * math.sqrt(2 / n) + 0.01
+        assert 0.4 < completion.acceptance[1] < 0.8
+
+    def test_behind_marginals_it_is_the_conditional_normal_of_their_numbers(self) -> None:
+        marginals = Gaussianize(1, 256)
+        marginals.initialize(torch.empty(0), torch.linspace(1, 5000, 256)[None])
+        with torch.no_grad():
+            marginals.shift.fill_(-0.2)
+            marginals.log_scale.fill_(0.3)
+        bijection = Composition([marginals, Linear(torch.zeros(4), CORRELATION)])
+        flow = Flow(bijection, (1, 2, 2), Dequantization(256)).eval()
+        image = torch.tensor([[[150, 100], [240, 120]]], dtype=torch.uint8)
+        missing = torch.tensor([[False, True], [True, False]])
+        n = 4000
+        completion = complete(flow, image, missing, n=n, steps=80, generator=source())
+        assert (completion.images[:, 0, ~missing] == image[0, ~missing]).all()
+
+        def numbers(images: Tensor) -> Tensor:
+            return marginals((images + 0.5) / 256 - 0.5)[0].detach().flatten(1)
+
+        hidden = missing.flatten()
+        draws, seen = numbers(completion.images)[:, hidden], numbers(image[None])[0, ~hidden]
+        gain = CORRELATION[hidden][:, ~hidden] @ torch.linalg.inv(CORRELATION[~hidden][:, ~hidden])
+        covariance = CORRELATION[hidden][:, hidden] - gain @ CORRELATION[~hidden][:, hidden]
+        assert (draws.mean(0) - gain @ seen).abs().max() < 4 / math.sqrt(n) + 0.01
+        assert (draws.T.cov() - covariance).abs().max() < 4 * math.sqrt(2 / n) + 0.01
         assert 0.4 < completion.acceptance[1] < 0.8
 
     def test_counts_the_jacobian(self) -> None:
