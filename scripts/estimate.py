@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-TRAINING_IMAGES = {"digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000}
+TRAINING_IMAGES = {
+    "digits": 1_293, "mnist": 55_000, "fashion_mnist": 55_000, "cifar10": 45_000, "cifar100": 45_000, "svhn": 68_257,
+    "celeba": 162_770, "imagenet32": 1_271_167, "imagenet64": 1_271_167,
+}  # fmt: skip
 CHECKPOINTS = 4
 GPUS = tuple(2**k for k in range(10))
 

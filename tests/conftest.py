@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 
 from glow.commands.main import CONF, compose
@@ -98,29 +99,105 @@ def fake_mnist(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def write_pickle(path: Path, content: dict[str, Any]) -> str:
+    """The format of CIFAR's files; returns the checksum that torchvision is to be told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = pickle.dumps(content)
+    path.write_bytes(data)
+    return hashlib.md5(data).hexdigest()
+
+
 @pytest.fixture
 def fake_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root with CIFAR-10's files, 40 training and 20 test images; torchvision is told their checksums."""
     rng = np.random.default_rng(0)
     base = tmp_path / "data" / "cifar-10-batches-py"
-    base.mkdir(parents=True)
-
-    def write(name: str, content: dict[str, Any]) -> str:
-        data = pickle.dumps(content)
-        (base / name).write_bytes(data)
-        return hashlib.md5(data).hexdigest()
 
     def batch(name: str, n: int) -> list[str]:
         pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
-        return [name, write(name, {"data": pixels, "labels": [i % 10 for i in range(n)]})]
+        return [name, write_pickle(base / name, {"data": pixels, "labels": [i % 10 for i in range(n)]})]
 
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [batch(f"data_batch_{i}", 8) for i in range(1, 6)])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [batch("test_batch", 20)])
-    md5 = write("batches.meta", {"label_names": list("abcdefghij")})
+    md5 = write_pickle(base / "batches.meta", {"label_names": list("abcdefghij")})
     monkeypatch.setattr(
         datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5}
     )
     return tmp_path / "data"
+
+
+@pytest.fixture
+def fake_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same of CIFAR-100, 40 training and 20 test images, in a folder of its own below the same root."""
+    rng = np.random.default_rng(100)
+    base = tmp_path / "data" / "cifar-100-python"
+    for name, n in (("train", 40), ("test", 20)):
+        content = {
+            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+            "fine_labels": [5 * i % 100 for i in range(n)],
+            "coarse_labels": [i % 20 for i in range(n)],
+        }
+        monkeypatch.setattr(datasets.CIFAR100, f"{name}_list", [[name, write_pickle(base / name, content)]])
+    md5 = write_pickle(base / "meta", {"fine_label_names": [str(i) for i in range(100)]})
+    monkeypatch.setattr(
+        datasets.CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5}
+    )
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def fake_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with SVHN's files, 40 training and 20 test images, the digit 0 labelled 10; torchvision is told their checksums."""
+    rng = np.random.default_rng(1)
+    root = tmp_path / "data"
+    root.mkdir(exist_ok=True)
+    files = {}
+    for split, n in (("train", 40), ("test", 20)):
+        path = root / f"{split}_32x32.mat"
+        y = (np.arange(n)[:, None] % 10 + 1).astype(np.uint8)
+        savemat(
+            path, {"X": rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8), "y": y}, do_compression=True
+        )
+        files[split] = ["nowhere", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(datasets.SVHN, "split_list", files)
+    return root
+
+
+@pytest.fixture
+def fake_celeba(tmp_path: Path) -> Path:
+    """A root with CelebA's pictures and partition, 12 for training, 4 for validation and 6 for testing."""
+    rng = np.random.default_rng(2)
+    folder = tmp_path / "data" / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    lines = []
+    for i in range(22):
+        name = f"{i + 1:06d}.jpg"
+        colours = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((178, 218)).save(folder / name)
+        lines.append(f"{name} {0 if i < 12 else 1 if i < 16 else 2}\n")
+    (folder.parent / "list_eval_partition.txt").write_text("".join(lines))
+    return tmp_path / "data"
+
+
+def write_imagenet(root: Path, size: int, folders: tuple[str, str, str]) -> None:
+    """The ten training batches of 4 images in the first two folders, ``val_data`` of 10 in the last."""
+    rng = np.random.default_rng(size)
+    names = [(folders[i > 5], f"train_data_batch_{i}", 4) for i in range(1, 11)]
+    for folder, name, n in [*names, (folders[2], "val_data", 10)]:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        data = rng.integers(0, 256, (n, 3 * size**2), dtype=np.uint8)
+        labels = np.linspace(1, 1000, n).astype(np.int64)
+        np.savez(root / folder / f"{name}.npz", data=data, labels=labels, mean=data.mean(0))
+
+
+@pytest.fixture
+def fake_imagenet(tmp_path: Path) -> Path:
+    """A root with the unpacked archives of ImageNet at 32x32 and 64x64, 40 training and 10 test images each."""
+    root = tmp_path / "data"
+    write_imagenet(root, 32, ("Imagenet32_train_npz", "Imagenet32_train_npz", "Imagenet32_val_npz"))
+    parts = ("Imagenet64_train_part1_npz", "Imagenet64_train_part2_npz")
+    write_imagenet(root, 64, (*parts, "Imagenet64_val_npz"))
+    return root
 
 
 @pytest.fixture

@@ -106,7 +106,8 @@ class Session:
     def _default_split(self) -> str:
         """``test``; of a folder that was not trained on and has no ``test``, all pictures."""
         config, own = self.sources[0].config, self.saved.dataset or {}
-        other = "image_size" in config and config.get("root") != own.get("root")
+        folder = "image_size" in config and "kind" not in config
+        other = folder and config.get("root") != own.get("root")
         return "all" if other and not Path(str(config.get("root")), "test").is_dir() else "test"
 
     def load(self, source: Source, split: str) -> Loaded:

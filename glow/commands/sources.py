@@ -105,7 +105,7 @@ def _label(config: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if name == own.get("name"):
         decides = ("kind", "noise", "val_size", "test_size", "train_size")  # which examples there are
         name += "".join(f"-{k}={config[k]}" for k in decides if k in own and config.get(k) != own[k])
-    if "image_size" in config and config.get("root") != own.get("root"):
+    if "image_size" in config and "kind" not in config and config.get("root") != own.get("root"):
         name += f"-{Path(str(config.get('root'))).resolve().name}"
     return _clean(name)
 
@@ -134,8 +134,9 @@ def other_sources(ood: str, given: dict[str, Any], saved: SavedModel) -> tuple[S
     first = _option(names[0]) | given if saved.dataset is None else here
     own, other = data_source(first, saved), data_source(chosen | given, saved)
     if "root" in own.config and "kind" in own.config and "kind" in chosen and "root" not in given:
-        beside = own.config["root"]
-        other = other._replace(config=other.config | {"root": beside}, typed=beside == chosen.get("root"))
+        beside, typed = own.config["root"], own.config["root"] == chosen.get("root")
+        place = {"root": beside} | ({} if typed or "cache" not in other.config else {"cache": None})
+        other = other._replace(config=other.config | place, typed=typed)
     return own, other
 
 

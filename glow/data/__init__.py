@@ -5,13 +5,18 @@ from inspect import Parameter, signature
 from typing import Any
 
 from glow.data.base import ArrayData
+from glow.data.celeba import CelebA
 from glow.data.digits import Digits
+from glow.data.downsampled_imagenet import DownsampledImageNet
 from glow.data.image_folder import ImageFolder
 from glow.data.torchvision_data import TorchvisionData
 from glow.data.toy import Toy
 from glow.errors import UsageError, nearest
 
-DATASETS = {f"glow.data.{kind.__name__}": kind for kind in (Digits, ImageFolder, TorchvisionData, Toy)}
+DATASETS = {
+    f"glow.data.{kind.__name__}": kind
+    for kind in (Digits, ImageFolder, TorchvisionData, CelebA, DownsampledImageNet, Toy)
+}
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
 
 
@@ -43,4 +48,14 @@ def build_data(
     return known[target](**arguments)
 
 
-__all__ = ["DATASETS", "ArrayData", "Digits", "ImageFolder", "TorchvisionData", "Toy", "build_data"]
+__all__ = [
+    "DATASETS",
+    "ArrayData",
+    "CelebA",
+    "Digits",
+    "DownsampledImageNet",
+    "ImageFolder",
+    "TorchvisionData",
+    "Toy",
+    "build_data",
+]

@@ -26,12 +26,20 @@ class Examples(Dataset[tuple[Tensor, ...]]):
         x: uint8 (N, C, H, W) or float32 (N, D). They may be the pages of a file that all processes share.
         y: labels, int64 (N,), if there are any.
         rows: which of the N there are, int64 (n,); None for all.
+        levels: (k, source) grey levels: images of ``source`` levels are given as ``floor(v * k / source)``.
     """
 
-    def __init__(self, x: Tensor, y: Tensor | None = None, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        rows: Tensor | None = None,
+        levels: tuple[int, int] | None = None,
+    ) -> None:
         self.x = x
         self.y = y
         self.rows = torch.arange(len(x)) if rows is None else rows
+        self.levels = levels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,7 +51,7 @@ class Examples(Dataset[tuple[Tensor, ...]]):
 
     def take(self, chosen: Tensor) -> "Examples":
         """The examples of indices (n,)."""
-        return Examples(self.x, self.y, self.rows[chosen])
+        return Examples(self.x, self.y, self.rows[chosen], self.levels)
 
     def labels(self) -> Tensor | None:
         """Labels (n,)."""
@@ -51,7 +59,12 @@ class Examples(Dataset[tuple[Tensor, ...]]):
 
     def arrays(self) -> Arrays:
         """A copy of the rows."""
-        return self.x[self.rows], self.labels()
+        x = self.x[self.rows]
+        if self.levels is not None:
+            levels, source = self.levels
+            for part in x.view(-1).split(1 << 20):  # which take little memory besides x
+                part.copy_(part.int() * levels // source)
+        return x, self.labels()
 
 
 def part_size(name: str, size: int | float, n: int) -> int:
@@ -148,9 +161,7 @@ class ArrayData(L.LightningDataModule):
 
     def initialization_batch(self, n: int) -> Arrays:
         """``n`` training examples (or all, if fewer) chosen by the seed alone, the same on every device."""
-        train = self.examples["train"]
-        chosen = torch.randperm(len(train), generator=generator("cpu", "initialization", self.seed))[:n]
-        return train.take(chosen).arrays()
+        return self._chosen(n).arrays()
 
     def grey_level_counts(self) -> Tensor | None:
         """How many of the training images' values have each grey level, int64 (C, grey_levels); None of vectors.
@@ -159,9 +170,13 @@ class ArrayData(L.LightningDataModule):
         """
         if self.grey_levels is None:
             return None
-        x, _ = self.initialization_batch(self.COUNTED)
-        channels = x.transpose(0, 1).flatten(1)
-        return torch.stack([c.int().bincount(minlength=self.grey_levels) for c in channels])
+        images = self._chosen(self.COUNTED)
+        counts = torch.zeros(self.shape[0], self.grey_levels, dtype=torch.int64)
+        for part in torch.arange(len(images)).split(1024):  # 10,000 large images would be gigabytes
+            x, _ = images.take(part).arrays()
+            for channel, count in zip(x.unbind(1), counts, strict=True):
+                count += channel.flatten().bincount(minlength=self.grey_levels)
+        return counts
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew every epoch; continues inside an epoch when the trainer does."""
@@ -208,6 +223,12 @@ class ArrayData(L.LightningDataModule):
         # The sampler yields whole batches of indices, and the examples take them at once.
         return DataLoader(examples, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
 
+    def _chosen(self, n: int) -> Examples:
+        """``n`` training examples, or all, that the seed alone chooses."""
+        train = self.examples["train"]
+        order = torch.randperm(len(train), generator=generator("cpu", "initialization", self.seed))
+        return train.take(order[:n])
+
     def _hold_out(self, train: Examples) -> tuple[Examples, Examples]:
         n = part_size("dataset.val_size", self.val_size, len(train))
         order = torch.randperm(len(train), generator=generator("cpu", "validation", self.seed))
@@ -229,8 +250,4 @@ class ArrayData(L.LightningDataModule):
         levels = self.grey_levels
         if levels is None or levels == self.source_levels:
             return examples
-        x = torch.empty(len(examples), *shape, dtype=torch.uint8)
-        # In parts, which take little memory besides x.
-        for part, rows in zip(x.split(1024), examples.rows.split(1024), strict=True):
-            part.copy_(examples.x[rows].int() * levels // self.source_levels)
-        return Examples(x, y)
+        return Examples(examples.x, examples.y, examples.rows, (levels, self.source_levels))

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from glow.data.base import ArrayData, Examples, Split, part_size
-from glow.data.picture_cache import PictureCache
-from glow.data.picture_files import PictureFiles, decode, decode_error, digest, first_met, list_folder
+from glow.data.decoded_pictures import DecodedPictures
+from glow.data.picture_files import PictureFiles, digest, first_met, list_folder
 from glow.errors import UsageError, check_positive
 from glow.seeds import generator
 
@@ -32,12 +31,8 @@ class ImageFolder(ArrayData):
 
     Args:
         root: the folder.
-        image_size: side of the square pictures in pixels.
-        channels: 1 for grey, 3 for RGB.
+        image_size, channels, skip_broken, cache: see ``DecodedPictures``.
         test_size: examples held out for testing when there is no ``test`` folder, a count or a fraction.
-        skip_broken: leave out pictures that cannot be read, and say how many, instead of stopping.
-        cache: where the decoded pictures are kept, ``image_size^2 * channels`` bytes each: a folder, or ``auto``
-            (see ``PictureCache``). None keeps none, and every process decodes and holds its own.
         common: see ``ArrayData``.
     """
 
@@ -53,20 +48,14 @@ class ImageFolder(ArrayData):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        check_positive("dataset.image_size", image_size, integer=True)
         check_positive("dataset.test_size", test_size)
-        if channels not in (1, 3):
-            raise UsageError(f"dataset.channels must be 1 (grey) or 3 (RGB), got {channels}")
         if root is None:
             raise UsageError("dataset.root is missing: name the folder that holds the pictures")
-        if cache is not None and (not isinstance(cache, str) or not cache):
-            raise UsageError(f"dataset.cache must be auto, a folder or null, got {cache!r}")
         self.root = Path(root)
-        self.image_size = image_size
-        self.channels = channels
+        self.pictures = DecodedPictures(
+            self.root, image_size=image_size, channels=channels, skip_broken=skip_broken, cache=cache
+        )
         self.test_size = test_size
-        self.skip_broken = skip_broken
-        self.cache = None if cache is None else PictureCache(self.root, cache, image_size, channels)
         if not self.root.is_dir():
             raise UsageError(f"dataset.root={root} is not a folder")
         folders = sorted(folder.name for folder in list_folder(self.root)[0])
@@ -89,7 +78,7 @@ class ImageFolder(ArrayData):
         for folder in self.folders:
             self._labels(folder)  # whose errors come before the pictures are read, which takes longer
         for folder in self.folders:
-            self._kept(folder)
+            self.pictures.kept(self._files(folder))
 
     def setup(self, stage: str) -> None:
         """Load what the stage needs. Devices that found different pictures would train on different splits."""
@@ -134,9 +123,7 @@ class ImageFolder(ArrayData):
     def _examples(self, folder: Path, chosen: Tensor | None = None) -> Examples:
         """Those of the pictures of a folder, or of chosen ones, that could be read."""
         if folder not in self._decoded:
-            decoded = self._kept(folder) or decode(self._files(folder), self.image_size, self.channels)
-            self._report_broken(folder, decoded[1])
-            self._decoded[folder] = decoded
+            self._decoded[folder] = self.pictures.load(self._files(folder))
         x, readable = self._decoded[folder]
         rows = torch.arange(len(x)) if chosen is None else chosen
         return Examples(x, self._labels(folder), rows[readable[rows]])
@@ -145,33 +132,6 @@ class ImageFolder(ArrayData):
         if folder not in self._found:
             self._found[folder] = PictureFiles.find(folder)
         return self._found[folder]
-
-    def _kept(self, folder: Path) -> tuple[Tensor, Tensor] | None:
-        """The pictures (N, C, S, S) and which of them could be read, bool (N,); None without a cache."""
-        if self.cache is None:
-            return None
-        try:
-            return self.cache.load(self._files(folder))
-        except OSError as error:
-            rank_zero_warn(
-                f"the decoded pictures cannot be kept ({error}), so that every process decodes and holds its own; "
-                "set dataset.cache to a folder that can be written, or to null"
-            )
-            self.cache = None
-        return None
-
-    def _report_broken(self, folder: Path, readable: Tensor) -> None:
-        paths, broken = self._files(folder).paths, (~readable).nonzero().flatten().tolist()
-        if not broken:
-            return
-        first = paths[broken[0]]
-        reason = decode_error(first, self.image_size, self.channels)
-        message = f"{len(broken)} of {len(paths)} pictures in {folder} cannot be read, the first is {first}: {reason}"
-        if len(broken) == len(paths):
-            raise UsageError(f"dataset.root: {message}; not one is left")
-        if not self.skip_broken:
-            raise UsageError(f"{message}; repair or remove them, or set dataset.skip_broken=true")
-        rank_zero_warn(f"{message}; they are left out (dataset.skip_broken=true)")
 
     def _labels(self, folder: Path) -> Tensor | None:
         """The index of each picture's class, (N,); None if there are no classes or some picture is in none."""

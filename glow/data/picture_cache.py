@@ -51,7 +51,8 @@ class PictureCache:
             OSError: the cache can neither be read nor written.
             UsageError: see ``read_pictures``.
         """
-        kind = f".glow{'' if files.folder == self.root else '-' + files.folder.name}-{self.size}x{self.channels}-"
+        part = files.part or ("" if files.folder == self.root else files.folder.name)
+        kind = f".glow{part and '-' + part}-{self.size}x{self.channels}-"
         path = self.cache_path(f"{kind}{files.key()}.npy")
         shape = (len(files.paths), self.channels, self.size, self.size)
         if (kept := _mapped(path, shape)) is not None:

@@ -32,6 +32,8 @@ class PictureFiles(NamedTuple):
     """The paths below the folder."""
     fingerprints: list[tuple[int, int]]
     """See ``fingerprint``."""
+    part: str = ""
+    """Which of the folder's pictures they are, if not all."""
 
     @classmethod
     def find(cls, folder: Path) -> "PictureFiles":

@@ -1,17 +1,28 @@
 """Datasets that torchvision downloads and reads."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision import datasets
 
 from glow.data.base import ArrayData, Examples, Split
 from glow.data.file_lock import file_lock
 from glow.errors import UsageError, check_choice
 
-KINDS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
+KINDS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100", "SVHN")
+
+
+@contextmanager
+def turn_to_download(root: str | Path, what: str) -> Iterator[None]:
+    """Of the processes that want to download into a folder, which is made if need be, one at a time does."""
+    with suppress(OSError):
+        Path(root).mkdir(parents=True, exist_ok=True)
+    with file_lock(Path(root, ".glow-lock"), f"another process to download {what}"):
+        yield
 
 
 class TorchvisionData(ArrayData):
@@ -19,7 +30,8 @@ class TorchvisionData(ArrayData):
 
     Args:
         kind: the class in ``torchvision.datasets``, one of ``KINDS``.
-        root: torchvision's folder, the one that holds ``MNIST/raw`` or ``cifar-10-batches-py``.
+        root: torchvision's folder, the one that holds ``MNIST/raw``, ``cifar-10-batches-py``, ``cifar-100-python``,
+            or SVHN's ``train_32x32.mat`` and ``test_32x32.mat``.
         common: see ``ArrayData``.
     """
 
@@ -32,19 +44,17 @@ class TorchvisionData(ArrayData):
     def prepare_data(self) -> None:
         """Download if needed; Lightning calls it on one process of a node, and nodes that share a disk take turns."""
         with suppress(Exception):
-            self._open(train=True)
-            self._open(train=False)
+            self._read(train=True)
+            self._read(train=False)
             return
         # Another process may be writing the files, so that what is wrong shows only under the lock.
-        with suppress(OSError):
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-        with file_lock(Path(self.root, ".glow-lock"), f"another process to download {self.kind}"):
+        with turn_to_download(self.root, self.kind):
             self._download()
 
     def _download(self) -> None:
         try:
-            self._open(train=True)
-            self._open(train=False)
+            self._read(train=True)
+            self._read(train=False)
         except Exception as damaged:  # torchvision raises whatever its reader of the format does
             if not (isinstance(damaged, RuntimeError) and "not found" in str(damaged)):
                 raise UsageError(
@@ -52,7 +62,8 @@ class TorchvisionData(ArrayData):
                     "and repeat the command to download them anew"
                 ) from damaged
             try:
-                self._open(train=True, download=True)
+                for train in (True, False):  # SVHN downloads one at a time
+                    self._read(train, download=True)
             except (OSError, RuntimeError, EOFError) as error:
                 raise UsageError(
                     f"{self.kind} is not, or not whole, in dataset.root={self.root} and could not be downloaded "
@@ -63,13 +74,19 @@ class TorchvisionData(ArrayData):
         """uint8 (N, C, H, W), labels (N,)."""
         if split == "val":
             return None
-        dataset = self._open(train=split == "train")
-        x = torch.as_tensor(dataset.data)
-        x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
-        return Examples(x, torch.as_tensor(dataset.targets).long())
+        x, y = self._read(train=split == "train")
+        if self.kind != "SVHN":
+            x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
+        return Examples(x.contiguous(), y)
 
-    def _open(self, train: bool, download: bool = False) -> Any:
-        dataset = getattr(datasets, self.kind)(self.root, train=train, download=download)
-        if len(dataset.data) != len(dataset.targets):
-            raise ValueError(f"{len(dataset.data)} images and {len(dataset.targets)} labels")
-        return dataset
+    def _read(self, train: bool, download: bool = False) -> tuple[Tensor, Tensor]:
+        """Images as torchvision has them, uint8 (N, H, W), (N, H, W, C) or, of SVHN, (N, C, H, W); labels (N,)."""
+        if self.kind == "SVHN":
+            svhn = datasets.SVHN(self.root, split="train" if train else "test", download=download)
+            images, labels = svhn.data, svhn.labels
+        else:
+            dataset = getattr(datasets, self.kind)(self.root, train=train, download=download)
+            images, labels = dataset.data, dataset.targets
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels")
+        return torch.as_tensor(images), torch.as_tensor(labels).long()

@@ -70,7 +70,7 @@ class TestCommandLine:
         assert result.returncode == 0
         for text in (
             "dataset: banana, bimodal",
-            "experiment: cifar10_paper",
+            "experiment: celeba256_paper",
             "resume=false",
             "trainer.precision",
         ):

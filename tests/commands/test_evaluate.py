@@ -148,6 +148,28 @@ class TestOutOfDistribution:
         assert measure(fashion, tmp_path, f"ood={picture_folder}", FAST)["ood"] == folder
         assert (tmp_path / "ood-image_folder-pictures.png").exists()
 
+    def test_colour_pictures(
+        self,
+        run: Any,
+        tmp_path: Path,
+        fake_cifar: Path,
+        fake_svhn: Path,
+        fake_cifar100: Path,
+        fake_celeba: Path,
+    ) -> None:
+        """The others lie beside CIFAR-10, where nothing is written."""
+        run(
+            "debug=fast", "dataset=cifar10", f"dataset.root={fake_cifar}", "dataset.val_size=8", "name=tiny", "model.depth=1",
+            "model.width=4", "callbacks.pictures=null", "callbacks.estimate=null",
+        )  # fmt: skip
+        before = sorted(fake_cifar.rglob("*"))
+        for other, n in (("svhn", 20), ("cifar100", 20), ("celeba", 6)):
+            found = measure(tmp_path / "outputs" / "tiny", tmp_path, f"ood=cifar10:{other}", FAST)["ood"]
+            assert found["datasets"] == ["cifar10", other]
+            assert found["inside"]["bpd"]["n"] == 20
+            assert found["other"]["bpd"]["n"] == n
+        assert sorted(fake_cifar.rglob("*")) == before
+
     def test_errors(self, fashion: Path, labelled_run: Path, tmp_path: Path) -> None:
         for wrong, message in (
             (["ood=fashion_mnist:mnist", "dataset=mnist"], "ood names the datasets: leave out dataset="),
