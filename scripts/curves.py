@@ -20,7 +20,7 @@ TRAINED = {
     "mnist": [("Glow, published", 1.05), ("FFJORD", 0.99), ("Residual Flow", 0.97)],
 }
 """Test figures of others, trained to their end, over 784 dimensions."""
-TEN_MINUTES = {"fashion_mnist": [("public ports of Glow, these two cores", 3.85), ("", 3.94)]}
+TEN_MINUTES = {"fashion_mnist": [("public ports of Glow on two cores", 3.85), ("", 3.94)]}
 """Of others after ten minutes on two cores."""
 
 
