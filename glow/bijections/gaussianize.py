@@ -1,6 +1,7 @@
 """Grey levels to normal numbers, by the distribution function of each channel."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,19 @@ from glow.errors import UsageError
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 LARGEST = 10.0
-"""Of the normal numbers of noise within a level: its rank is neither zero nor one in float32."""
+"""Of the normal numbers of noise within a level: their ranks are above zero in float32."""
+LARGEST_SHIFT, LARGEST_LOG_SCALE = 4.0, 5.0
+"""Of b and a, in absolute value: beyond, the noise of a level would be a single number in float32."""
+
+
+class _Levels(NamedTuple):
+    """Of the level of every value, (B, C, H, W)."""
+
+    share: Tensor
+    below: Tensor  # the shares of all lower levels
+    above: Tensor
+    shift: Tensor  # b
+    log_scale: Tensor  # a
 
 
 class Gaussianize(Bijection, DataDependent):
@@ -19,8 +32,8 @@ class Gaussianize(Bijection, DataDependent):
     .. math:: z = \Phi^{-1}(F(x)), \qquad F(x) = \sum_{j < v} h_j + h_v \, \Phi(e^{a_v} \Phi^{-1}(u) + b_v)
 
     x is of level v of n, and u in [0, 1] is its position within the level, from :math:`v/n - 1/2` to :math:`(v + 1)/n - 1/2`.
-    The shares :math:`h_v` of the levels start as the probabilities counted from data, and a and b as zero: every channel
-    is standard normal before the flow begins (Chen & Gopinath 2000, section 3; Laparra et al. 2011), and a grey level
+    The shares :math:`h_v` of the levels start as the probabilities counted from data, and a and b as zero: at first every
+    channel is standard normal before the flow begins (Chen & Gopinath 2000, section 3; Laparra et al. 2011), and a grey level
     that half of all values have is no longer a spike of width 1/n, which a flow of affine couplings models worst.
 
     Then all three are trained. Where u is noise of dequantization, a and b choose its distribution in each level: the
@@ -79,18 +92,16 @@ class Gaussianize(Bijection, DataDependent):
         """Reals in [-1/2, 1/2] (B, C, H, W) -> (B, C, H, W), log-det (B,)."""
         n = self.probability.shape[1]
         level = self._level(x)
-        h, below, above, shift, log_scale = self._at(level)
+        of = self._at(level)
         position = (x + 0.5) * n - level  # within the level, 0 to 1
         # What rounding leaves of a number near an end of the range: never the end itself, which is at infinity.
-        least = torch.finfo(x.dtype).eps * n / 8
-        u = position.clamp(least, 1 - least)
-        raw = torch.special.ndtri(u)
-        noise = log_scale.exp() * raw + shift
+        least = torch.finfo(x.dtype).eps * n / 4
+        raw = torch.special.ndtri(position.clamp(least, 1 - least))
+        noise = of.log_scale.exp() * raw + of.shift
         finite = noise.clamp(-LARGEST, LARGEST)
-        z = _normal_number(below + h * _rank(finite), above + h * _rank(-finite))
+        z = _normal_number(of.below + of.share * _rank(finite), of.above + of.share * _rank(-finite))
         inside = (position >= 0) & (position <= 1)
-        log_slope = self._log_slope(z, h, log_scale, noise, raw)
-        return z, sum_event(torch.where(inside, log_slope, -torch.inf))
+        return z, sum_event(torch.where(inside, self._log_slope(z, of, noise, raw), -torch.inf))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> reals in [-1/2, 1/2] (B, C, H, W), log-det (B,)."""
@@ -100,20 +111,24 @@ class Gaussianize(Bijection, DataDependent):
         share = self._share()
         up, down = self._search(share, low), n - 1 - self._search(share.flip(1), high)
         level = torch.where(low < high, up, down)
-        h, below, above, shift, log_scale = self._at(level)
-        u = torch.where(low < high, (low - below) / h, 1 - (high - above) / h).clamp(0, 1)
-        noise = _normal_number(u, 1 - u).clamp(-LARGEST, LARGEST)  # u is 0 or 1 where z is far outside
-        raw = (noise - shift) * (-log_scale).exp()
-        return (level + _rank(raw)) / n - 0.5, -sum_event(self._log_slope(z, h, log_scale, noise, raw))
+        of = self._at(level)
+        # Ranks are kept so far from the ends of the level that rounding does not take them into the next one.
+        eps = torch.finfo(z.dtype).eps
+        u = torch.where(low < high, (low - of.below) / of.share, 1 - (high - of.above) / of.share)
+        u = u.clamp(eps, 1 - eps)
+        noise = _normal_number(u, 1 - u)
+        raw = (noise - of.shift) * (-of.log_scale).exp()
+        x = (level + _rank(raw).clamp(n * eps, 1 - n * eps)) / n - 0.5
+        return x, -sum_event(self._log_slope(z, of, noise, raw))
 
     def extra_repr(self) -> str:
         channels, n = self.probability.shape
         return f"channels={channels}, grey_levels={n}"
 
-    def _log_slope(self, z: Tensor, h: Tensor, log_scale: Tensor, noise: Tensor, raw: Tensor) -> Tensor:
+    def _log_slope(self, z: Tensor, of: "_Levels", noise: Tensor, raw: Tensor) -> Tensor:
         n = self.probability.shape[1]
-        within = log_scale + 0.5 * (raw.square() - noise.square())
-        return (h * n).log() + 0.5 * z.square() + HALF_LOG_2_PI + within
+        within = of.log_scale + 0.5 * (raw.square() - noise.square())
+        return (of.share * n).log() + 0.5 * z.square() + HALF_LOG_2_PI + within
 
     def _share(self) -> Tensor:
         return (self.probability.log() + self.log_ratio).softmax(1)
@@ -123,20 +138,23 @@ class Gaussianize(Bijection, DataDependent):
         n = self.probability.shape[1]
         return ((x.detach() + 0.5) * n).floor().clamp(0, n - 1).nan_to_num(0).long()
 
-    def _at(self, level: Tensor) -> list[Tensor]:
-        """Of a level (B, C, H, W): its share, that of all levels below it, that of all above, and b and a."""
+    def _at(self, level: Tensor) -> "_Levels":
+        """What belongs to the levels (B, C, H, W) of values, the network's part included."""
         h = self._share()
         below, above = h.cumsum(1) - h, h.flip(1).cumsum(1).flip(1) - h
         channels, n = h.shape
-        at = level + n * torch.arange(channels, device=level.device)[:, None, None]
-        h, below, above, shift, log_scale = (
-            table.take(at) for table in (h, below, above, self.shift, self.log_scale)
-        )
+        at = (level + n * torch.arange(channels, device=level.device)[:, None, None]).flatten()
+        # index_select, whose derivative adds up in the same order every time; that of take does not.
+        tables = (h, below, above, self.shift, self.log_scale)
+        of = _Levels(*(table.flatten().index_select(0, at).view_as(level) for table in tables))
         if self.network is not None:
-            middle = _normal_number(below + h / 2, above + h / 2).detach()
-            shift_more, log_scale_more = self.network(middle).to(h.dtype).unflatten(1, (-1, 2)).unbind(2)
-            shift, log_scale = shift + shift_more, log_scale + log_scale_more
-        return [h, below, above, shift, log_scale]
+            middle = _normal_number(of.below + of.share / 2, of.above + of.share / 2).detach()
+            shift, log_scale = self.network(middle).to(h.dtype).unflatten(1, (-1, 2)).unbind(2)
+            of = of._replace(shift=of.shift + shift, log_scale=of.log_scale + log_scale)
+        return of._replace(
+            shift=of.shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT),
+            log_scale=of.log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE),
+        )
 
     def _search(self, h: Tensor, rank: Tensor) -> Tensor:
         """How many levels have their end at or below that rank: (B, C, H, W), at most n - 1."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -82,8 +82,8 @@ def complete(
     Fine: the seen pixels are set, and the missing ones follow :math:`p(x_m, x_s)` itself by the Metropolis-adjusted
     Langevin algorithm (Roberts & Tweedie 1996); where the flow begins with ``Gaussianize``, in the numbers x behind it, whose
     density has no steps between grey levels. Each is moved in proportion to :math:`G_{ii}^{-1/2}, G = (\partial z /
-    \partial x)^\top (\partial z / \partial x)`: its standard deviation given all others, were the flow linear. That is
-    a fraction of a grey level in plain black and many in a texture.
+    \partial x)^\top (\partial z / \partial x)`: its standard deviation given all others, were the flow linear, which is small
+    in plain black and large in a texture.
 
     Step sizes adapt per chain to acceptances of 0.65 and 0.57 (Beskos et al. 2013; Roberts & Rosenthal 1998). The last
     steps do not adapt and leave :math:`p(x_m \mid x_s)` as it is. Proposals that are not finite are rejected.
@@ -125,7 +125,8 @@ def complete(
     noise = flow.noise(n, generator)
     assert noise is not None
     marginals, rest = _marginals(flow.bijection)
-    task = _Task(flow, marginals, rest, flow.dequantization(image, noise)[0], hidden, temperature, y)
+    seen = flow.dequantization(image, noise)[0]
+    task = _Task(flow, marginals, rest, seen, noise, hidden, temperature, y)
     coarse, every = max(1, round(COARSE_SHARE * steps)), max(1, steps // 50)
     with torch.no_grad():
         values = task.generate(z)
@@ -171,6 +172,7 @@ class _Task(NamedTuple):
     marginals: Bijection
     rest: Bijection
     seen: Tensor
+    noise: Tensor  # of dequantization
     hidden: Tensor
     temperature: float
     y: Tensor | None
@@ -202,10 +204,14 @@ class _Task(NamedTuple):
         return self._log_density(self.rest, numbers, self.temperature)
 
     def bits(self, values: Tensor) -> Tensor:
-        """Bits/dim of the image as completed (n,)."""
+        """Bits/dim of the image as completed, its grey levels with always the same noise (n,)."""
         assert self.flow.dequantization is not None
-        log_density = self._log_density(self.flow.bijection, self.set(values), 1.0)
-        return bits_per_dim(log_density + self.flow.dequantization.correction(values), self.flow.event_shape)
+        n = self.flow.dequantization.grey_levels
+        level = ((self.set(values) + 0.5) * n).floor().clamp(0, n - 1)  # NaN stays NaN
+        x = (level + self.noise) / n - 0.5
+        correction = self.flow.dequantization.correction(x)
+        log_density = self._log_density(self.flow.bijection, x, 1.0)
+        return bits_per_dim(log_density + correction, self.flow.event_shape)
 
     def curvature(self, numbers: Tensor, generator: torch.Generator, probes: int = 4) -> Tensor:
         r"""Estimates of :math:`G_{ii}` (n, D): means of :math:`(v^\top \partial z / \partial x_i)^2` for normal v."""
@@ -226,7 +232,7 @@ def _marginals(bijection: Bijection) -> tuple[Bijection, Bijection]:
     """The ``Gaussianize`` with which a bijection begins, or else the identity, and what follows."""
     steps = list(bijection.steps) if isinstance(bijection, Composition) else []
     if steps and isinstance(steps[0], Gaussianize):
-        return steps[0], Composition(steps[1:])
+        return steps[0], Composition([cast(Bijection, step) for step in steps[1:]])
     return Composition([]), bijection
 
 
@@ -241,7 +247,7 @@ def _walk(
         # What limits a step is the observation: sizes in units of sigma change little from step to step.
         state, accepted = hmc_step(observed, state_at(observed, z), size * sigma, LEAPFROGS, generator)
         z, size = state.position, adapt_step(size, accepted, 0.65, i)
-        lost = ~state.log_density.isfinite()
+        lost = ~(state.log_density.isfinite() & state.gradient.isfinite().all(1))
         if lost.any():  # without a gradient they would stay there for ever
             fresh = task.flow.sample_latents(len(z), temperature=task.temperature, generator=generator)
             z = torch.where(lost[:, None], task.flow.flatten(fresh), z)

@@ -57,7 +57,7 @@ class Glow(Flow):
         learned_top: learn the top prior.
         gaussianize: begin with the marginal distribution of each channel, see ``Gaussianize``.
         noise_width: channels of the hidden layers of a network that chooses the noise of dequantization behind the
-            marginals (mean-field variational dequantization); 0 for none.
+            marginals (mean-field variational dequantization); 0 for none, and none without ``gaussianize``.
         position: tell the coupling networks and the priors where in the image they are: a shift per pixel in the first and
             last layer of every network, and a top prior per pixel.
         class_conditional: tell the coupling networks and the top prior the label; None does so where there are classes.

@@ -67,6 +67,8 @@ def test_the_batch_is_counted_where_no_counts_are_given() -> None:
 def test_the_ends_of_the_range_are_finite_and_outside_the_density_is_zero(dtype: torch.dtype) -> None:
     layer = made(dtype)
     x = torch.tensor([-0.5, 0.5, -0.51, 0.51], dtype=dtype, requires_grad=True)
+    black_or_white = Gaussianize(1, 2).to(dtype)
+    assert all(t.isfinite().all() for t in black_or_white(x[:2].view(2, 1, 1, 1)))
     z, log_det = layer(x.view(4, 1, 1, 1))
     assert z.isfinite().all()
     assert log_det.tolist()[2:] == [-math.inf] * 2
@@ -104,6 +106,24 @@ def test_float32_gives_every_level_back() -> None:
     levels = torch.arange(256)
     x, _ = layer.inverse(layer(((levels + 0.5) / 256 - 0.5).view(-1, 1, 1, 1))[0])
     assert torch.equal(((x.flatten() + 0.5) * 256).floor().long(), levels)
+
+
+@pytest.mark.parametrize("log_scale", [-4.0, -1.0, 0.5])
+@pytest.mark.parametrize("n", [2, 17, 256])
+def test_every_number_comes_back_as_its_level_with_a_gradient(n: int, log_scale: float) -> None:
+    """In float32, where narrow noise comes near the ends of its level, and whatever the shift."""
+    layer = Gaussianize(1, n)
+    with torch.no_grad():
+        layer.log_scale.fill_(log_scale)
+        layer.shift.copy_(torch.linspace(-5, 5, n))
+    z = torch.linspace(-9, 9, 100_001).view(-1, 1, 1, 1).requires_grad_()
+    x, log_det = layer.inverse(z)
+    level = ((x.flatten() + 0.5) * n).floor()
+    expected = torch.special.ndtr(z.double()).flatten() * n
+    sure = (expected - expected.round()).abs() > 1e-4
+    assert torch.equal(level[sure], expected[sure].floor().float())
+    gradients = torch.autograd.grad(x.sum() + log_det.sum(), [z, *layer.parameters()])
+    assert all(g.isfinite().all() for g in gradients)
 
 
 def test_other_counts_are_refused() -> None:
