@@ -37,7 +37,7 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
         check_positive("samples", cfg.samples, integer=True)
     n = cfg.samples or min(MOST, len(data.x))
     y = torch.arange(n) % flow.classes if flow.classes else None
-    guidances = as_list("guidance", cfg.guidance)
+    heats, guidances = temperatures(session, 0.7), as_list("guidance", cfg.guidance)
     for guidance in guidances:
         check_guidance(guidance, y)
     name, network = _network(session)
@@ -57,7 +57,7 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
     print(f"quality of {n:,} samples by the features of {name}:")
     _print("training images", floor | {"agreement": found["accuracy"]})
     shown: Tensor | None = None
-    for temperature in temperatures(session, 0.7):
+    for temperature in heats:
         for guidance in guidances:
             start = time.monotonic()
             images = draw(session, n, y, temperature, guidance).images

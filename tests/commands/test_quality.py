@@ -65,16 +65,19 @@ def test_of_a_model_without_labels(tiny_run: Path, tmp_path: Path, network: list
         ("samples=0", "samples must be an integer above zero"),
         ("temperature=-1", "temperature must be"),
         ("quality=maybe", "quality must be"),
-        ("features=mnits", "features=mnits is no file"),
     ],
 )
-def test_what_cannot_be(labelled_run: Path, tmp_path: Path, wrong: str, message: str) -> None:
+def test_what_cannot_be(
+    labelled_run: Path, tmp_path: Path, network: list[Tensor], wrong: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
-        measure(labelled_run, tmp_path, *SMALL, "features=mnist", wrong)
+        measure(labelled_run, tmp_path, *SMALL, wrong)
 
 
 def test_data_without_a_classifier(labelled_run: Path, points_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no classifier of digits.*features=FILE"):
         measure(labelled_run, tmp_path, *SMALL)
+    with pytest.raises(UsageError, match="features=mnits is no file"):
+        measure(labelled_run, tmp_path, *SMALL, "features=mnits")
     with pytest.raises(UsageError, match="quality=true needs a model of images"):
         measure(points_run, tmp_path, FAST, "quality=true")
