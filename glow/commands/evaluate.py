@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.commands.loading import Loaded
+from glow.commands.quality import measure_quality
 from glow.commands.session import Session
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
@@ -41,6 +42,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     check_choice("bound", cfg.bound, BOUNDS)
     check_bool("diagnostics", cfg.diagnostics)
+    check_bool("quality", cfg.quality)
     for key in ("limit", "batch_size", "draws", "diagnosed"):
         if cfg[key] is not None or key in ("draws", "diagnosed"):
             check_positive(key, cfg[key], integer=True)
@@ -64,7 +66,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
     }  # fmt: skip
     values = measure_bits(session, report)
-    measurements: list[Callable[[Session, dict[str, Any]], None]] = [measure_latents, measure_baselines]
+    measurements: list[Callable[[Session, dict[str, Any]], None]] = [
+        measure_latents,
+        measure_baselines,
+        measure_quality,
+    ]
     if others is not None:
         measurements.insert(0, partial(measure_ood, inside=values[session.weights], others=others))
     for measure in measurements:

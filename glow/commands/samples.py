@@ -48,14 +48,14 @@ def draw_samples(session: Session) -> dict[str, Any]:
     cfg, flow = session.cfg, session.density
     y = labels(session, cfg.n)
     n = cfg.n if y is None else len(y)
-    check_guidance(session, y)
+    check_guidance(cfg.guidance, y)
     chosen = _format(session)
     metrics: list[dict[str, Any]] = []
     strip: dict[str, Tensor] = {}
     few = torch.linspace(0, n - 1, min(n, STRIP)).long()
     few = few if y is None else few[y[few].argsort(stable=True)]  # classes in order
     for temperature in temperatures(session, 0.7):
-        decoded = _draw(session, n, y, temperature)
+        decoded = draw(session, n, y, temperature, cfg.guidance)
         _write_samples(session, decoded.images, temperature, y, chosen)
         strip[f"T = {temperature:g}"] = decoded.images
         metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
@@ -72,19 +72,18 @@ def draw_samples(session: Session) -> dict[str, Any]:
     return {"samples": metrics, "guidance": cfg.guidance, "labels": None if y is None else y.tolist()}
 
 
-def _draw(session: Session, n: int, y: Tensor | None, temperature: float) -> Decoded:
+def draw(session: Session, n: int, y: Tensor | None, temperature: float, guidance: float) -> Decoded:
     """Samples from the same random numbers at every temperature."""
     source = session.generator("samples")
     if isinstance(session.density, Flow):
         latents = session.density.sample_latents(n, temperature=temperature, generator=source)
-        with guided(session.density, session.cfg.guidance):
+        with guided(session.density, guidance):
             return session.decode(latents, y, f"samples at {temperature:g}")
     return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
 
 
-def check_guidance(session: Session, y: Tensor | None) -> None:
-    """Whether ``guidance`` can be had."""
-    guidance = session.cfg.guidance
+def check_guidance(guidance: object, y: Tensor | None) -> None:
+    """Whether ``guidance`` can be had with the labels (n,)."""
     check_positive("guidance", guidance, zero=True)
     if guidance and (y is None or bool((y < 0).any())):
         raise UsageError(
