@@ -58,11 +58,11 @@ def main() -> None:
             if done - shown > 0.1:
                 shown = done
                 print(f"{done:.0%}: loss {loss.item():.3f}", flush=True)
+    file = FOLDER / f"{args.name}.safetensors"
     FOLDER.mkdir(exist_ok=True)
-    model.eval().save(FOLDER / f"{args.name}.safetensors")
+    model.eval().save(file)
     accuracy = (model.measure(test.x)[1].argmax(1) == test.y).float().mean()
-    size = (FOLDER / f"{args.name}.safetensors").stat().st_size
-    print(f"{args.name}: {accuracy:.2%} of {len(test.x):,} test images, {size:,} bytes")
+    print(f"{file}: right in {accuracy:.2%} of {len(test.x):,} test images, {file.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

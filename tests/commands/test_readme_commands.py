@@ -22,7 +22,7 @@ ROOT = CONF.parent
 PAGES = ("README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
 Run = Callable[..., dict[str, Any]]
 
-ELSEWHERE = re.compile(r"--help| -m | --config-dir |mypkg|=(X|NAME|RUN)\b")
+ELSEWHERE = re.compile(r"--help| -m | --config-dir |mypkg|=(X|NAME|RUN|FILE)\b")
 """What other tests run (help and multirun: test_command_line.py; classes and option files of one's own:
 test_own_classes.py), and words that stand for a value."""
 
