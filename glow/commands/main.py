@@ -87,7 +87,7 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
     from omegaconf import open_dict
 
     inside = GlobalHydra.instance().is_initialized()  # a command, whose own configuration stays in force
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with contextlib.nullcontext() if inside else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     if not inside:
         HydraConfig.instance().set_config(cfg)

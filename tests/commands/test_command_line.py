@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 
-from glow.commands.main import CONF
+from glow.commands.main import CONF, compose
 
 from .files import check_files
 
@@ -276,3 +277,11 @@ class TestCommandLine:
         result = shell(tmp_path, "trainer.accelerator=cpu", "trainer.devices=2", "dataset.batch_size=33")
         assert result.returncode != 0
         assert "dataset.batch_size=33 is global and does not divide by the 2 devices" in result.stderr
+
+
+def test_a_command_can_compose_an_option() -> None:
+    """As ``ood=NAME`` does, inside of Hydra's own main."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("evaluate", ["dataset=svhn"]).dataset.kind == "SVHN"
+        assert compose("evaluate", ["dataset=mnist"]).dataset.kind == "MNIST"
+    assert compose("evaluate", ["dataset=mnist"]).dataset.kind == "MNIST"
