@@ -43,7 +43,7 @@ def test_of_a_labelled_model(labelled_run: Path, tmp_path: Path, network: list[T
         assert min(row["precision"], row["recall"]) >= 0
     assert len({row["fid"] for row in found["samples"]}) == 4
     assert 0 <= found["accuracy"] <= 1
-    assert all(0 <= row["agreement"] <= 1 and row["seconds"] > 0 for row in found["samples"])
+    assert all(0 <= row["agreement"] <= 1 and row["seconds"] >= 0 for row in found["samples"])
     assert network[0].dtype == torch.uint8
     assert network[0].max() == 255  # 17 levels stretched
     assert {p.name for p in tmp_path.glob("*.png")} == {"nearest.png", "quality.png"}

@@ -110,7 +110,8 @@ def test_sampling_and_measuring_commands(pages: tuple[str, ...], fake_mnist: Pat
             arguments += ["diagnosed=32", "limit=32"]
         by_name = "/" not in ckpt  # weights that come with the project
         file = shipped()[ckpt] if by_name else tmp_path / ckpt
-        arguments += [f"output_dir={tmp_path}/outputs", *([f"dataset.root={fake_mnist}"] if by_name else [])]
+        own = [f"dataset.root={fake_mnist}", "dataset.val_size=20"] if by_name else []
+        arguments += [f"output_dir={tmp_path}/outputs", *own]
         cfg = compose(program, [f"ckpt={ckpt if by_name else file}", *arguments])
         report = {"sample": sample, "evaluate": evaluate}[program](cfg)
         assert report["ckpt"].startswith(str(file))
