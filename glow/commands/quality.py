@@ -43,12 +43,11 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
     name, network = _network(session)
 
     def measure(images: Tensor, what: str) -> tuple[Tensor, Tensor | None]:
-        return _features(network, to_bytes(images, session.levels), what)
+        return _features(network, images, session.levels, what)
 
-    training = session.training
     real, logits = measure(data.x, "features of the split")
-    seen = training.first(n)
-    floor = quality(real, measure(seen.x, "features of training images")[0])
+    training, _ = measure(session.training.x, "features of the training images")
+    floor = quality(real, training[:n])
     found: dict[str, Any] = {
         "features": name, "n": n, "split_n": len(data.x), "seed": session.seed, "training": floor,
         "accuracy": _agreement(logits, data.y), "samples": [],
@@ -56,7 +55,6 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
     report["quality"] = found
     print(f"quality of {n:,} samples by the features of {name}:")
     _print("training images", floor | {"agreement": found["accuracy"]})
-    shown: Tensor | None = None
     for temperature in heats:
         for guidance in guidances:
             start = time.monotonic()
@@ -69,9 +67,8 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
             found["samples"].append(row)
             _print(f"T = {temperature:g}, guidance {guidance:g}", row)
             session.write_report(report, "evaluation.json")  # what there is
-            if shown is None:
-                shown = images[:SHOWN]
-                _show_nearest(session, shown, drawn[:SHOWN], measure)
+            if len(found["samples"]) == 1:
+                _show_nearest(session, images[:SHOWN], drawn[:SHOWN], training)
     if len(found["samples"]) > 1:
         from glow.evaluation.quality_picture import quality_picture  # slow to import
 
@@ -99,11 +96,14 @@ def _network(session: Session) -> tuple[str, Network]:
 
 
 @torch.no_grad()
-def _features(network: Network, images: Tensor, what: str, batch: int = 250) -> tuple[Tensor, Tensor | None]:
+def _features(
+    network: Network, images: Tensor, grey_levels: int, what: str, batch: int = 250
+) -> tuple[Tensor, Tensor | None]:
+    """Features (N, D) and logits of images uint8 (N, C, H, W) of so many grey levels."""
     features, logits = [], []
     with tqdm(total=len(images), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
         for some in images.split(batch):
-            f, scores = network(some)
+            f, scores = network(to_bytes(some, grey_levels))
             features.append(f)
             logits += [] if scores is None else [scores]
             bar.update(len(some))
@@ -115,18 +115,13 @@ def _agreement(logits: Tensor | None, y: Tensor | None) -> float | None:
     return None if logits is None or y is None else float((logits.argmax(1) == y).double().mean())
 
 
-def _show_nearest(
-    session: Session,
-    samples: Tensor,
-    features: Tensor,
-    measure: Callable[[Tensor, str], tuple[Tensor, Tensor | None]],
-) -> None:
-    """Samples above their nearest training images, by pixels and by features."""
-    from glow.evaluation.quality import nearest
+def _show_nearest(session: Session, samples: Tensor, features: Tensor, of_training: Tensor) -> None:
+    """Samples above their nearest training images, by pixels and by features (M, D) and (N, D)."""
+    from glow.evaluation.quality import nearest  # slow to import
 
     training = session.training.x
-    by_pixels = nearest(samples.flatten(1), training.flatten(1).float())
-    by_features = nearest(features, measure(training, "features of all training images")[0])
+    by_pixels = nearest(samples.flatten(1), training.flatten(1))
+    by_features = nearest(features, of_training)
     session.draw_grid(
         torch.cat([samples, training[by_pixels], training[by_features]]), "nearest", len(samples),
         rows=["samples", "nearest by pixels", "nearest by features"],

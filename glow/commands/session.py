@@ -19,6 +19,7 @@ from glow.commands.loading import SPLITS, Loaded, load, open_data
 from glow.commands.sources import (
     Source,
     data_source,
+    is_folder,
     named_classes,
     other_sources,
     refuse_model_settings,
@@ -106,8 +107,7 @@ class Session:
     def _default_split(self) -> str:
         """``test``; of a folder that was not trained on and has no ``test``, all pictures."""
         config, own = self.sources[0].config, self.saved.dataset or {}
-        folder = "image_size" in config and "kind" not in config
-        other = folder and config.get("root") != own.get("root")
+        other = is_folder(config) and config.get("root") != own.get("root")
         return "all" if other and not Path(str(config.get("root")), "test").is_dir() else "test"
 
     def load(self, source: Source, split: str) -> Loaded:

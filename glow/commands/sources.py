@@ -100,12 +100,17 @@ def data_source(given: Mapping[str, Any], saved: SavedModel) -> Source:
     return Source(config, chosen or "root" in given, label, label == _clean(own.get("name")))
 
 
+def is_folder(config: Mapping[str, Any]) -> bool:
+    """Whether data is any folder of pictures, not a published set, which has a ``kind``."""
+    return "image_size" in config and "kind" not in config
+
+
 def _label(config: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     name = str(config.get("name", "data"))
     if name == own.get("name"):
         decides = ("kind", "noise", "val_size", "test_size", "train_size")  # which examples there are
         name += "".join(f"-{k}={config[k]}" for k in decides if k in own and config.get(k) != own[k])
-    if "image_size" in config and "kind" not in config and config.get("root") != own.get("root"):
+    if is_folder(config) and config.get("root") != own.get("root"):
         name += f"-{Path(str(config.get('root'))).resolve().name}"
     return _clean(name)
 

@@ -1,7 +1,6 @@
 """How good samples are: their features beside those of images that the flow has not seen."""
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ NEIGHBOURS = 3
 """k of precision and recall (Kynkäänniemi et al. 2019, section 3)."""
 SUBSETS, SUBSET = 100, 1000
 """Subsets that the kernel distance is averaged over, and how large they are."""
-LEAST = 2
-"""Images that a distance needs."""
 
 
 def quality(real: Tensor, drawn: Tensor) -> dict[str, float]:
@@ -104,10 +101,6 @@ def coverage(centres: Tensor, points: Tensor) -> float:
 
 
 def nearest(points: Tensor, others: Tensor) -> Tensor:
-    """The index of the nearest of ``others`` (N, D) for each of ``points`` (M, D): int64 (M,)."""
-    return torch.cat([torch.cdist(some, others).argmin(1) for some in points.float().split(1000)])
-
-
-def floors(test: Tensor, training: Tensor) -> dict[str, Any]:
-    """What ``quality`` gives of training images in the place of samples: what a perfect model would have."""
-    return quality(test, training)
+    """The index of the nearest of ``others`` (N, D), of any type, for each of ``points`` (M, D): int64 (M,)."""
+    distances = [torch.cdist(points.float(), some.float()) for some in others.split(10_000)]
+    return torch.cat(distances, dim=1).argmin(1)
