@@ -38,33 +38,6 @@ class TestEveryDataset:
         check_files(tmp_path / f"outputs/{name}-glow_small", results)
         assert results["test_examples"] == 60
 
-    @pytest.mark.parametrize(
-        ("name", "files"),
-        [
-            ("svhn", "fake_svhn"),
-            ("cifar100", "fake_cifar100"),
-            ("celeba", "fake_celeba"),
-            ("imagenet32", "fake_imagenet"),
-            ("imagenet64", "fake_imagenet"),
-        ],
-    )
-    def test_the_release_s_other_data(
-        self, run: Run, tmp_path: Path, request: pytest.FixtureRequest, name: str, files: str
-    ) -> None:
-        root = request.getfixturevalue(files)
-        held_out = ["dataset.val_size=8"] if name != "celeba" else []
-        results = run(*DIGITS, f"dataset={name}", f"dataset.root={root}", *held_out)
-        assert results["unit"] == "bits/dim"
-        assert (tmp_path / f"outputs/{name}-glow/results.json").is_file()
-
-    def test_celeba_at_256_pixels(self, run: Run, tmp_path: Path, fake_celeba: Path) -> None:
-        results = run(
-            *DIGITS, "experiment=celeba256_paper", f"dataset.root={fake_celeba}",
-            "dataset.batch_size=2", "callbacks.initialize.images=2", "fit.max_steps=1",
-            "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
-        )  # fmt: skip
-        assert results["steps"] == 1
-
     def test_cifar10(self, run: Run, tmp_path: Path, fake_cifar: Path) -> None:
         results = run(
             *SMALL, "dataset=cifar10", f"dataset.root={fake_cifar}", "dataset.val_size=8", "shift=0.1"
@@ -258,23 +231,6 @@ class TestSettings:
         assert (cfg.dataset.batch_size, cfg.shift, cfg.dataset.grey_levels) == (512, 0.1, 256)
         assert cfg.callbacks.initialize.images >= 256
         assert cfg.callbacks.best is None
-
-    def test_the_paper_s_recipe_for_large_images(self) -> None:
-        """The release's command for CelebA-HQ: additive couplings, L=6, 5 bits, 40 GPUs with an image each."""
-        for data in ([], ["dataset=image_folder", "dataset.root=x"]):
-            cfg = compose("train", ["experiment=celeba256_paper", *data])
-            model = {
-                k: cfg.model[k] for k in ("levels", "depth", "width", "coupling", "permutation", "recompute")
-            }
-            assert model == {
-                "levels": 6, "depth": 32, "width": 512, "coupling": "additive", "permutation": "lu", "recompute": "reversible",
-            }  # fmt: skip
-            assert not cfg.model.gaussianize
-            assert (cfg.optimizer._target_, cfg.optimizer.lr) == ("torch.optim.Adamax", 1e-3)
-            assert (cfg.dataset.batch_size, cfg.shift, cfg.dataset.grey_levels) == (40, 0, 32)
-            assert list(cfg.dataset.shape) == [3, 256, 256]
-            assert cfg.callbacks.initialize.images == 16
-            assert cfg.trainer.max_epochs is None
 
     def test_days_are_announced(self, run: Run) -> None:
         with pytest.warns(UserWarning, match=r"would take about .* days.*on this cpu.*model=glow_small"):
