@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.commands.loading import Loaded
-from glow.commands.quality import measure_quality
+from glow.commands.quality import measure_quality, plan_quality
 from glow.commands.session import Session
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
@@ -53,6 +53,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         _check_ood(session.density)
     data, (source, other) = session.data, session.sources
     # Now, before there is something to lose.
+    plan = plan_quality(session)
     others = None if other is None else session.load(other, data.split).first(cfg.limit)
     limited = f"-first{cfg.limit}" if cfg.limit else ""
     session.make_folder(f"evaluation/{data.label}-{data.split}{limited}")
@@ -66,11 +67,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
     }  # fmt: skip
     values = measure_bits(session, report)
-    measurements: list[Callable[[Session, dict[str, Any]], None]] = [
-        measure_latents,
-        measure_baselines,
-        measure_quality,
-    ]
+    measurements: list[Callable[[Session, dict[str, Any]], None]] = [measure_latents, measure_baselines]
+    if plan is not None:
+        measurements.append(partial(measure_quality, plan=plan))
     if others is not None:
         measurements.insert(0, partial(measure_ood, inside=values[session.weights], others=others))
     for measure in measurements:

@@ -131,9 +131,14 @@ def _image(session: "Session", chosen: Any) -> Tensor:
 
 
 def labelled(session: "Session", x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Images with their labels, or those of ``label`` if it is set, for a class-conditional model."""
+    """Images with their labels, or those of ``label`` if it is set, for a class-conditional model.
+
+    None in the modes that move images, unless ``label`` is set: latents without a label hold the class, too.
+    """
     if session.cfg.label == "all":
         raise UsageError(f"label=all is for mode=samples, not for mode={session.cfg.mode}")
     if session.cfg.label is not None:
         y = labels(session, len(x))
+    elif session.cfg.mode in ("interpolate", "manipulate"):
+        y = None
     return x, y if session.flow.classes else None  # no labels: the density without them

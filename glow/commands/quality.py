@@ -1,59 +1,78 @@
 """``python evaluate.py quality=true``: samples beside images that the flow has not seen, by features of a network."""
 
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glow.commands.inputs import as_list
 from glow.commands.samples import check_guidance, draw, temperatures
 from glow.commands.session import Session
 from glow.errors import UsageError, check_positive
-from glow.evaluation.pictures import to_bytes
+
+if TYPE_CHECKING:
+    from glow.evaluation.features import FeatureNetwork
 
 MOST = 10_000
 """Samples by default, if the split has as many."""
 SHOWN = 10
 """Samples that are shown beside their nearest training images."""
 
-Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""uint8 (N, C, H, W) of 256 levels -> features (N, D), and logits if it knows the labels."""
+
+class Plan(NamedTuple):
+    """What to measure, see ``plan_quality``."""
+
+    n: int
+    y: Tensor | None
+    temperatures: list[float]
+    guidances: list[float]
+    network: "FeatureNetwork"
 
 
-def measure_quality(session: Session, report: dict[str, Any]) -> None:
-    """FID, KID, precision, recall and agreement of samples at every temperature and guidance, and of training images."""
-    from glow.evaluation.quality import quality  # slow to import
+def plan_quality(session: Session) -> Plan | None:
+    """The settings of ``quality=true``, checked before anything is measured, with the network; None without it.
 
-    cfg, flow, data = session.cfg, session.density, session.data
+    Raises:
+        UsageError: a setting that cannot work, or there is no network for this data.
+    """
+    cfg, flow = session.cfg, session.density
     if not cfg.quality:
-        return
+        return None
     if flow.grey_levels is None or len(flow.event_shape) != 3:
         raise UsageError("quality=true needs a model of images")
     if cfg.samples is not None:
         check_positive("samples", cfg.samples, integer=True)
-    n = cfg.samples or min(MOST, len(data.x))
+    n = cfg.samples or min(MOST, len(session.data.x))
     y = torch.arange(n) % flow.classes if flow.classes else None
     heats, guidances = temperatures(session, 0.7), as_list("guidance", cfg.guidance)
     for guidance in guidances:
         check_guidance(guidance, y)
-    name, network = _network(session)
+    from glow.evaluation.features import feature_network  # slow to import
+
+    data = str(session.sources[0].config.get("name"))
+    return Plan(n, y, heats, guidances, feature_network(cfg.features, data, flow.event_shape[0], flow.device))
+
+
+def measure_quality(session: Session, report: dict[str, Any], plan: Plan) -> None:
+    """FID, KID, precision, recall and agreement of samples at every temperature and guidance, and of training images."""
+    from glow.evaluation.features import agreement, features_of  # slow to import
+    from glow.evaluation.quality import quality
+
+    data, (n, y, heats, guidances, network) = session.data, plan
 
     def measure(images: Tensor, what: str) -> tuple[Tensor, Tensor | None]:
-        return _features(network, images, session.levels, what)
+        return features_of(network, images, session.levels, what)
 
     real, logits = measure(data.x, "features of the split")
     training, _ = measure(session.training.x, "features of the training images")
     floor = quality(real, training[:n])
     found: dict[str, Any] = {
-        "features": name, "n": n, "split_n": len(data.x), "seed": session.seed, "training": floor,
-        "accuracy": _agreement(logits, data.y), "samples": [],
+        "features": network.name, "n": n, "split_n": len(data.x), "seed": session.seed, "training": floor,
+        "accuracy": agreement(logits, data.y), "samples": [],
     }  # fmt: skip
     report["quality"] = found
-    print(f"quality of {n:,} samples by the features of {name}:")
+    print(f"quality of {n:,} samples by the features of {network.name}:")
     _print("training images", floor | {"agreement": found["accuracy"]})
     for temperature in heats:
         for guidance in guidances:
@@ -62,7 +81,7 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
             drawn, logits = measure(images, "features of samples")
             row = {
                 "temperature": temperature, "guidance": guidance, **quality(real, drawn),
-                "agreement": _agreement(logits, y), "seconds": round(time.monotonic() - start, 1),
+                "agreement": agreement(logits, y), "seconds": round(time.monotonic() - start, 1),
             }  # fmt: skip
             found["samples"].append(row)
             _print(f"T = {temperature:g}, guidance {guidance:g}", row)
@@ -73,46 +92,6 @@ def measure_quality(session: Session, report: dict[str, Any]) -> None:
         from glow.evaluation.quality_picture import quality_picture  # slow to import
 
         session.save(quality_picture(found), "quality")
-
-
-def _network(session: Session) -> tuple[str, Network]:
-    """The network that ``features`` names, or that suits the data."""
-    from glow.evaluation.classifier import classifiers, load_classifier
-    from glow.evaluation.inception import Inception
-
-    wanted, channels = session.cfg.features, session.density.event_shape[0]
-    if wanted is None:
-        wanted = "inception" if channels == 3 else str(session.sources[0].config.get("name"))
-        if wanted != "inception" and wanted not in classifiers():
-            raise UsageError(
-                f"there is no classifier of {wanted} to measure samples by: train one by scripts/classifier.py and name its "
-                "file with features=FILE, or take features=inception"
-            )
-    if wanted == "inception":
-        return "torch-fidelity's Inception", Inception()
-    if channels != 1:
-        raise UsageError(f"features={wanted} is of grey images: take features=inception")
-    return f"the classifier of {wanted}", load_classifier(str(wanted))
-
-
-@torch.no_grad()
-def _features(
-    network: Network, images: Tensor, grey_levels: int, what: str, batch: int = 250
-) -> tuple[Tensor, Tensor | None]:
-    """Features (N, D) and logits of images uint8 (N, C, H, W) of so many grey levels."""
-    features, logits = [], []
-    with tqdm(total=len(images), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
-        for some in images.split(batch):
-            f, scores = network(to_bytes(some, grey_levels))
-            features.append(f)
-            logits += [] if scores is None else [scores]
-            bar.update(len(some))
-    return torch.cat(features), torch.cat(logits) if logits else None
-
-
-def _agreement(logits: Tensor | None, y: Tensor | None) -> float | None:
-    """How often the network sees the label (n,) that was asked for."""
-    return None if logits is None or y is None else float((logits.argmax(1) == y).double().mean())
 
 
 def _show_nearest(session: Session, samples: Tensor, features: Tensor, of_training: Tensor) -> None:

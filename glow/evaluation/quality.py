@@ -55,7 +55,7 @@ def quality(real: Tensor, drawn: Tensor) -> dict[str, float]:
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics would have a network: the features are there already."""
+    """Stands where torchmetrics would have a network: the features are there already, of all devices."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def frechet_distance(real: Tensor, drawn: Tensor) -> float:
     """The Fréchet distance between the normals with the moments of both, (N, D) and (M, D)."""
     from torchmetrics.image.fid import FrechetInceptionDistance  # slow to import
 
-    metric = FrechetInceptionDistance(_Given(real.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(_Given(real.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)
     return float(metric.compute())
@@ -82,7 +82,9 @@ def kernel_distance(real: Tensor, drawn: Tensor) -> tuple[float, float]:
     size = min(SUBSET, len(real), len(drawn))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*save all extracted features")
-        metric = KernelInceptionDistance(_Given(real.shape[1]), subsets=SUBSETS, subset_size=size)
+        metric = KernelInceptionDistance(
+            _Given(real.shape[1]), subsets=SUBSETS, subset_size=size, sync_on_compute=False
+        )
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ from glow.training.muon import Muon
 from glow.training.pictures import Pictures
 from glow.training.progress import Throughput, progress
 from glow.training.reverse_kl import ReverseKL
+from glow.training.sample_quality import SampleQuality
 from glow.training.schedules import warmup
 from glow.training.smallest_scale import SmallestScale
 from glow.training.time_estimate import TimeEstimate
@@ -20,6 +21,7 @@ __all__ = [
     "Muon",
     "Pictures",
     "ReverseKL",
+    "SampleQuality",
     "SmallestScale",
     "Throughput",
     "TimeEstimate",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from glow.errors import UsageError
+from glow.evaluation.features import FeatureNetwork
 
 from .test_evaluate import FAST, measure
 
@@ -22,7 +23,8 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         seen.append(images)
         return images.flatten(1)[:, :16].float(), torch.eye(10)[images[:, 0, 0, 0].long() % 10]
 
-    monkeypatch.setattr("glow.commands.quality._network", lambda session: ("a stand-in", stand_in))
+    network = FeatureNetwork("a stand-in", stand_in)
+    monkeypatch.setattr("glow.evaluation.features.feature_network", lambda *asked: network)
     return seen
 
 

@@ -40,7 +40,7 @@ def test_guidance(labelled_run: Path, tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_labels_of_real_images(labelled_run: Path, tmp_path: Path) -> None:
-    """Those of the data, or ``label``."""
+    """Those of the data, or ``label``; images that are moved have none of their own."""
     data = Digits(name="digits", shape=(1, 8, 8), batch_size=4)
     data.setup("test")
     labels = data.arrays("test")[1][:2].tolist()  # type: ignore[index]
@@ -50,6 +50,10 @@ def test_labels_of_real_images(labelled_run: Path, tmp_path: Path) -> None:
         _, y = images(Session(cfg, saved, saved.flow()), [])
         assert y is not None
         assert y.tolist() == expected
+        for mode in ("interpolate", "manipulate"):
+            cfg.mode = mode
+            _, y = images(Session(cfg, saved, saved.flow()), [])
+            assert (y is None) == (not label)
     for wrong, message in (
         ("label=all", "label=all is for mode=samples"),
         ("label=[]", "label needs at least one"),
