@@ -2,10 +2,11 @@
 """Make a finished run's weights part of the project, for ``ckpt=NAME`` and ``glow.load("NAME")``.
 
     python scripts/ship.py outputs/mnist-75 mnist --root ../shared/data --machine "2 cores of a Xeon Platinum 8175M"
+    python scripts/ship.py mnist --temperature 0.8 --guidance 0.5     # other draws of weights that are there
 
 Writes three files into glow/weights: NAME.safetensors (averaged weights where there are some, in float16 unless that costs 0.005
 bits/dim or more on the test set, at most 2 MB), NAME.png (64 draws, as ``python sample.py ckpt=NAME`` gives them, 8 a row) and
-the card NAME.md. The figures are measured here, by what ``evaluate.py`` does, with the noise of the run's own test.
+the card NAME.md, whose temperature and guidance ``sample.py`` then takes. The figures are measured here, by what ``evaluate.py`` does, with the noise of the run's own test.
 """
 
 import argparse
@@ -33,13 +34,13 @@ from glow.commands.sample import EXPORT_DTYPES, sample
 from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError
 from glow.evaluation.bits import bits_per_dim
-from glow.weights import FOLDER
+from glow.weights import FOLDER, card
 
 LARGEST = 2_000_000
 """Bytes of a file of weights."""
 LOSS = 0.005
 """Float16 weights must lose less than this, bits/dim."""
-DRAWS, COLUMNS, TEMPERATURE, SEED = 64, 8, 0.7, 0
+DRAWS, COLUMNS, SEED = 64, 8, 0
 """What ``sample.py`` draws without further settings."""
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Yann LeCun and Corinna Cortes, made from NIST's Special Databases 1 and 3)",
@@ -74,15 +75,20 @@ def measure(file: Path, root: str | None, out: Path) -> dict[str, Any]:
     return evaluate(cfg)
 
 
-def draw(file: Path, out: Path) -> tuple[Tensor, Tensor | None]:
-    """What ``python sample.py ckpt=FILE`` draws: uint8 (64, C, H, W), and the labels (64,) of a conditional model."""
-    cfg = compose(
-        "sample", ["format=npy", "device=cpu", f"n={DRAWS}", f"temperature={TEMPERATURE}", f"seed={SEED}"]
-    )
+def draw(file: Path, args: argparse.Namespace, out: Path) -> tuple[Tensor, dict[str, Any]]:
+    """What ``python sample.py ckpt=FILE`` draws, uint8 (64, C, H, W), and what the card says of it."""
+    settings = {"n": DRAWS, "temperature": args.temperature, "guidance": args.guidance, "seed": SEED}
+    cfg = compose("sample", ["format=npy", "device=cpu", *(f"{k}={v}" for k, v in settings.items())])
     cfg.ckpt, cfg.out = str(file), str(out)
     report = sample(cfg)
-    images = torch.from_numpy(np.load(out / report["files"][0]))
-    return images, None if report["labels"] is None else torch.tensor(report["labels"])
+    x = torch.from_numpy(np.load(out / report["files"][0]))
+    y = None if report["labels"] is None else torch.tensor(report["labels"])
+    log_prob = mean_log_prob(file, x, y)
+    return x, settings | {
+        "labels": None if y is None else "the classes in turn",
+        "mean_log_prob": round(float(log_prob), 4),
+        "bits_per_dim": round(float(bits_per_dim(log_prob, x.shape[1:])), 6),
+    }
 
 
 def as_picture(images: Tensor) -> Image.Image:
@@ -141,9 +147,9 @@ def ship(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     found = {name: report["weights"][kind] for name, report in reports.items()}
     chosen = choose(found)
     file, report, size = files[chosen], reports[chosen], check_size(files[chosen])
-    x, y = draw(file, work / "draws")
-    log_prob, classes, dimensions = mean_log_prob(file, x, y), load(file).classes, report["dimensions"]
-    card: dict[str, Any] = {
+    x, draws = draw(file, args, work / "draws")
+    classes, dimensions = load(file).classes, report["dimensions"]
+    about: dict[str, Any] = {
         "name": args.name,
         "data": data,
         "model": results["model"],
@@ -168,29 +174,37 @@ def ship(args: argparse.Namespace, work: Path) -> dict[str, Any]:
             },
             "unlabelled_at_most_more": round(math.log2(classes) / dimensions, 6) if classes else 0.0,
         },
-        "draws": {
-            "n": DRAWS,
-            "temperature": TEMPERATURE,
-            "seed": SEED,
-            "labels": "the classes in turn" if classes else None,
-            "mean_log_prob": round(float(log_prob), 4),
-            "bits_per_dim": round(float(bits_per_dim(log_prob, x.shape[1:])), 6),
-        },
+        "draws": draws,
         "licence": {"data": licence, "weights": "MIT, as the project"},
         "commit": results["git_commit"],
         "versions": results["versions"],
     }
     args.folder.mkdir(parents=True, exist_ok=True)
-    as_picture(x).save(args.folder / f"{args.name}.png", optimize=True)
-    (args.folder / f"{args.name}.md").write_text(card_text(card))
+    write_card(about, x, args)
     (args.folder / file.name).write_bytes(file.read_bytes())  # last: its name is what the others belong to
-    return card
+    return about
 
 
-def card_text(card: dict[str, Any]) -> str:
+def redraw(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Draw once more from weights that are there; the front matter of their card."""
+    file = args.folder / f"{args.name}.safetensors"
+    if not file.is_file():
+        raise UsageError(f"{args.name} is not in {args.folder}: name the run that it is of, too")
+    x, draws = draw(file, args, work)
+    write_card(found := card(file) | {"draws": draws}, x, args)
+    return found
+
+
+def write_card(about: dict[str, Any], x: Tensor, args: argparse.Namespace) -> None:
+    """The card and the picture of its draws."""
+    as_picture(x).save(args.folder / f"{args.name}.png", optimize=True)
+    (args.folder / f"{args.name}.md").write_text(card_text(about))
+
+
+def card_text(about: dict[str, Any]) -> str:
     """The card: front matter for programs, and the same in sentences."""
-    name, test, size = card["name"], card["test"], card["file"]["bytes"]
-    figures = test["bits_per_dim"][card["file"]["dtype"]]
+    name, test, size, draws = about["name"], about["test"], about["file"]["bytes"], about["draws"]
+    figures = test["bits_per_dim"][about["file"]["dtype"]]
     means = {name: both["mean"] for name, both in test["bits_per_dim"].items()}
     lost = (
         f"costs {means['float16'] - means['float32']:+.5f} bits/dim"
@@ -202,28 +216,29 @@ def card_text(card: dict[str, Any]) -> str:
         if test["labelled"]
         else ""
     )
+    how = f" and guidance {draws['guidance']:g}" if draws["guidance"] else ""
     turns = ", the classes in turn" if test["labelled"] else ""
-    root = " dataset.root=DIR" if "root=" in card["command"] else ""
-    minutes = "" if card["train_seconds"] is None else f"{card['train_seconds'] / 60:.1f} minutes, "
+    root = " dataset.root=DIR" if "root=" in about["command"] else ""
+    minutes = "" if about["train_seconds"] is None else f"{about['train_seconds'] / 60:.1f} minutes, "
     return f"""---
-{yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=1000)}---
+{yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=1000)}---
 
 # {name}
 
 ![{DRAWS} draws]({name}.png)
 
-*{DRAWS} draws at temperature {TEMPERATURE:g}{turns}: `python sample.py ckpt={name}`.*
+*{DRAWS} draws at temperature {draws["temperature"]:g}{how}{turns}: `python sample.py ckpt={name}`.*
 
-`{card["model"]}`, {card["parameters"]:,} parameters, on `{card["data"]}`: **{figures["mean"]:.4f} +- {figures["standard_error"]:.4f} bits/dim** over the
+`{about["model"]}`, {about["parameters"]:,} parameters, on `{about["data"]}`: **{figures["mean"]:.4f} +- {figures["standard_error"]:.4f} bits/dim** over the
 {test["dimensions"]:,} real dimensions of {test["examples"]:,} test images{labels}. `python evaluate.py ckpt={name}{root}` gives this figure again.
 
 Trained by
 
-    {card["command"]}
+    {about["command"]}
 
-in {minutes}{card["steps"]:,} steps, on {card["machine"]}. The file has {size / 1e6:.2f} MB in {card["file"]["dtype"]}; float16 {lost}.
+in {minutes}{about["steps"]:,} steps, on {about["machine"]}. The file has {size / 1e6:.2f} MB in {about["file"]["dtype"]}; float16 {lost}.
 
-Licence of the data: {card["licence"]["data"]}. Licence of the weights: {card["licence"]["weights"]}.
+Licence of the data: {about["licence"]["data"]}. Licence of the weights: {about["licence"]["weights"]}.
 """
 
 
@@ -232,12 +247,16 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("run", type=Path, nargs="?", help="the folder of a finished run")
     parser.add_argument("name", help="what ckpt= and glow.load will call it, such as mnist")
     parser.add_argument("--root", help="where the data is (default: where the run had it)")
     parser.add_argument("--machine", help="what it was trained on, for the card (default: the run's device)")
     parser.add_argument(
         "--weights", choices=("ema", "raw"), help="default: averaged ones where there are some"
+    )
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the draws (default 0.7)")
+    parser.add_argument(
+        "--guidance", type=float, default=0.0, help="of the draws of a labelled model (default 0)"
     )
     parser.add_argument("--data-licence", help="of data that this script does not know")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="to write into (default glow/weights)")
@@ -252,14 +271,14 @@ def main() -> None:
     args = arguments()
     try:
         with tempfile.TemporaryDirectory() as work:
-            card = ship(args, Path(work))
+            about = (redraw if args.run is None else ship)(args, Path(work))
     except UsageError as error:
         sys.exit(f"error: {error}")
-    for dtype, figures in card["test"]["bits_per_dim"].items():
+    for dtype, figures in about["test"]["bits_per_dim"].items():
         print(f"{dtype}  {figures['mean']:.5f} +- {figures['standard_error']:.5f} bits/dim")
     print(
-        f"{args.folder / args.name}.safetensors, .md and .png: {card['file']['dtype']}, {card['file']['bytes']:,} bytes; "
-        f"{DRAWS} draws have {card['draws']['bits_per_dim']:.4f} bits/dim"
+        f"{args.folder / args.name}.safetensors, .md and .png: {about['file']['dtype']}, {about['file']['bytes']:,} bytes; "
+        f"{DRAWS} draws have {about['draws']['bits_per_dim']:.4f} bits/dim"
     )
 
 

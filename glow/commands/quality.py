@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from glow.commands.inputs import as_list
-from glow.commands.samples import check_guidance, draw, temperatures
+from glow.commands.samples import draw, guidances_for, temperatures
 from glow.commands.session import Session
 from glow.errors import UsageError, check_positive
 
@@ -45,9 +44,7 @@ def plan_quality(session: Session) -> Plan | None:
         check_positive("samples", cfg.samples, integer=True)
     n = cfg.samples or min(MOST, len(session.data.x))
     y = torch.arange(n) % flow.classes if flow.classes else None
-    heats, guidances = temperatures(session, 0.7), as_list("guidance", cfg.guidance)
-    for guidance in guidances:
-        check_guidance(guidance, y)
+    heats, guidances = temperatures(session), guidances_for(session, y)
     from glow.evaluation.features import feature_network  # slow to import
 
     data = str(session.sources[0].config.get("name"))

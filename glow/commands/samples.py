@@ -26,16 +26,18 @@ def decode_warnings(decoded: Decoded) -> dict[str, Any]:
     return {"not_finite": decoded.not_finite, "one_grey": decoded.one_grey}
 
 
-def temperatures(session: Session, default: float) -> list[float]:
-    """``temperature`` as a list."""
+def temperatures(session: Session, default: float | None = None) -> list[float]:
+    """``temperature`` as a list; without it and without a ``default``, what the weights' card says, or else 0.7."""
     given = session.cfg.temperature
+    if default is None:
+        default = session.card.get("draws", {}).get("temperature", 0.7)
     values = [default] if given is None else as_list("temperature", given)
     for value in values:
         check_positive("temperature", value, zero=True)
     return list(dict.fromkeys(values))
 
 
-def one_temperature(session: Session, default: float) -> float:
+def one_temperature(session: Session, default: float | None = None) -> float:
     """``temperature`` where there can be only one."""
     values = temperatures(session, default)
     if len(values) > 1:
@@ -48,15 +50,17 @@ def draw_samples(session: Session) -> dict[str, Any]:
     cfg, flow = session.cfg, session.density
     y = labels(session, cfg.n)
     n = cfg.n if y is None else len(y)
-    check_guidance(cfg.guidance, y)
+    if len(guidances := guidances_for(session, y)) > 1:
+        raise UsageError(f"mode=samples takes one guidance, got {guidances}")
+    (guidance,) = guidances
     chosen = _format(session)
     metrics: list[dict[str, Any]] = []
     strip: dict[str, Tensor] = {}
     few = torch.linspace(0, n - 1, min(n, STRIP)).long()
     few = few if y is None else few[y[few].argsort(stable=True)]  # classes in order
-    for temperature in temperatures(session, 0.7):
-        decoded = draw(session, n, y, temperature, cfg.guidance)
-        _write_samples(session, decoded.images, temperature, y, chosen)
+    for temperature in temperatures(session):
+        decoded = draw(session, n, y, temperature, guidance)
+        _write_samples(session, decoded.images, temperature, guidance, y, chosen)
         strip[f"T = {temperature:g}"] = decoded.images
         metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
     if len(strip) > 1 and flow.grey_levels is not None:
@@ -69,7 +73,7 @@ def draw_samples(session: Session) -> dict[str, Any]:
     for row in metrics:
         counts = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
         print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {counts}")
-    return {"samples": metrics, "guidance": cfg.guidance, "labels": None if y is None else y.tolist()}
+    return {"samples": metrics, "guidance": guidance, "labels": None if y is None else y.tolist()}
 
 
 def draw(session: Session, n: int, y: Tensor | None, temperature: float, guidance: float) -> Decoded:
@@ -82,13 +86,20 @@ def draw(session: Session, n: int, y: Tensor | None, temperature: float, guidanc
     return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
 
 
-def check_guidance(guidance: object, y: Tensor | None) -> None:
-    """Whether ``guidance`` can be had with the labels (n,)."""
-    check_positive("guidance", guidance, zero=True)
-    if guidance and (y is None or bool((y < 0).any())):
-        raise UsageError(
-            f"guidance={guidance:g} goes towards a label: it needs a class-conditional model, and label="
-        )
+def guidances_for(session: Session, y: Tensor | None) -> list[float]:
+    """``guidance`` as a list, for the labels (n,); without it what the weights' card says if ``temperature`` is absent, too, or 0."""
+    given, labelled = session.cfg.guidance, y is not None and bool((y >= 0).all())
+    if given is None:
+        default = session.cfg.temperature is None and labelled
+        return [session.card.get("draws", {}).get("guidance", 0) if default else 0]
+    values = as_list("guidance", given)
+    for value in values:
+        check_positive("guidance", value, zero=True)
+        if value and not labelled:
+            raise UsageError(
+                f"guidance={value:g} goes towards a label: it needs a class-conditional model, and label="
+            )
+    return list(dict.fromkeys(values))
 
 
 def _format(session: Session) -> str:
@@ -101,11 +112,11 @@ def _format(session: Session) -> str:
 
 
 def _write_samples(
-    session: Session, images: Tensor, temperature: float, y: Tensor | None, chosen: str
+    session: Session, images: Tensor, temperature: float, guidance: float, y: Tensor | None, chosen: str
 ) -> None:
     name, title = f"samples_t{temperature}", f"temperature {temperature:g}"
-    if session.cfg.guidance:
-        name, title = f"{name}_g{session.cfg.guidance}", f"{title}, guidance {session.cfg.guidance:g}"
+    if guidance:
+        name, title = f"{name}_g{guidance}", f"{title}, guidance {guidance:g}"
     if chosen == "npy":
         np.save(session.folder / f"{name}.npy", images.numpy())
         session.files.append(f"{name}.npy")

@@ -31,6 +31,7 @@ from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.evaluation.pictures import grid, save_picture
 from glow.flows.flow import Flow
 from glow.seeds import generator
+from glow.weights import card, is_shipped
 
 
 @dataclass
@@ -68,6 +69,11 @@ class Session:
     def seed(self) -> int:
         """Decides everything random: ``seed``, else the run's."""
         return self.saved.seed if self.cfg.seed is None else self.cfg.seed
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """What is known of weights that come with the project."""
+        return card(self.saved.path) if is_shipped(self.saved.path) else {}
 
     @property
     def flow(self) -> Flow:

@@ -5,6 +5,9 @@ draws ``NAME.png`` beside it. ``scripts/ship.py`` makes the three from a run.
 """
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 FOLDER = Path(__file__).parent
 
@@ -19,4 +22,10 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().parent == FOLDER.resolve()
 
 
-__all__ = ["FOLDER", "is_shipped", "shipped"]
+def card(path: Path) -> dict[str, Any]:
+    """The front matter of the card beside a file of weights."""
+    _, front, _ = path.with_suffix(".md").read_text().split("---\n", 2)
+    return yaml.safe_load(front)
+
+
+__all__ = ["FOLDER", "card", "is_shipped", "shipped"]

@@ -1,20 +1,19 @@
-"""What a card says, and what lies beside it."""
+"""What lies beside a card."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
+
+from glow import weights
 
 
 def card(folder: Path, name: str) -> dict[str, Any]:
     """The front matter."""
-    _, front, text = (folder / f"{name}.md").read_text().split("---\n", 2)
-    assert text.startswith(f"\n# {name}\n")
-    return yaml.safe_load(front)
+    return weights.card(folder / f"{name}.safetensors")
 
 
 def stored_draws(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:

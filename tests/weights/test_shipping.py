@@ -118,6 +118,25 @@ def test_the_card(folder: Path, labelled_run: Path) -> None:
     assert "/" + str(labelled_run).split("/")[1] not in about["command"]
 
 
+def test_other_draws_of_weights_that_are_there(script: dict[str, Any], folder: Path) -> None:
+    """``sample.py`` draws by the card, unless it is told how."""
+    before, file = card(folder, "tiny"), (folder / "tiny.safetensors").read_bytes()
+    assert ship(script, "tiny", "--temperature", 0.5, "--guidance", 1, "--folder", folder) is None
+    about = card(folder, "tiny")
+    assert {k: v for k, v in about.items() if k != "draws"} == {
+        k: v for k, v in before.items() if k != "draws"
+    }
+    assert (about["draws"]["temperature"], about["draws"]["guidance"]) == (0.5, 1)
+    assert "at temperature 0.5 and guidance 1, the classes" in (folder / "tiny.md").read_text()
+    assert (folder / "tiny.safetensors").read_bytes() == file
+    sample(compose("sample", ["ckpt=tiny", "format=npy"]))
+    drawn = torch.from_numpy(np.load("outputs/tiny/samples/samples_t0.5_g1.0.npy"))
+    assert torch.equal(drawn, stored_draws(folder, "tiny", (1, 8, 8)))
+    for asked, guidance in (("temperature=0.5", 0), ("label=none", 0), ("guidance=0.5", 0.5), ("n=3", 1)):
+        assert sample(compose("sample", ["ckpt=tiny", asked]))["guidance"] == guidance
+    assert "name the run that it is of" in str(ship(script, "other", "--folder", folder))
+
+
 def test_other_words_of_the_command_are_kept(script: dict[str, Any]) -> None:
     command = "python /a/train.py dataset=mnist dataset.root=../x y.z=/b/c d=~/e 'f=[1, 2]' name=n"
     expected = "python train.py dataset=mnist dataset.root=DIR y.z=DIR d=DIR 'f=[1, 2]' name=n"
