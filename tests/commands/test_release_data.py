@@ -54,3 +54,28 @@ def test_the_paper_s_recipe_for_large_images() -> None:
         assert list(cfg.dataset.shape) == [3, 256, 256]
         assert cfg.callbacks.initialize.images == 16
         assert cfg.trainer.max_epochs is None
+
+
+def test_the_best_recipe_starts_runs_and_resumes(
+    run: Run, tmp_path: Path, fake_cifar: Path, picture_folder: Path
+) -> None:
+    """At toy size; on a folder of pictures, too."""
+    small = [
+        "experiment=cifar10_best", "debug=fast", "dataset.val_size=8", "model.depth=1", "model.width=8", "model.noise_width=4",
+        "callbacks.pictures=null", "callbacks.estimate=null", "resume=true", "fit.max_epochs=5", f"output_dir={tmp_path}/outputs",
+    ]  # fmt: skip
+    assert run(*small, f"dataset.root={fake_cifar}", "fit.max_steps=1")["steps"] == 1
+    assert run(*small, f"dataset.root={fake_cifar}", "fit.max_steps=2")["steps"] == 2
+    assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["cifar10_best"]
+    folder = ("dataset=image_folder", f"dataset.root={picture_folder}", "name=folder")
+    assert run(*small, *folder)["unit"] == "bits/dim"
+
+
+def test_the_best_recipe() -> None:
+    cfg = compose("train", ["experiment=cifar10_best"])
+    model = {k: cfg.model[k] for k in ("depth", "width", "gaussianize", "noise_width", "position")}
+    assert model == {"depth": 32, "width": 512, "gaussianize": True, "noise_width": 128, "position": True}
+    assert (cfg.optimizer._target_, cfg.schedule.decay) == ("glow.training.Muon", "linear")
+    assert (cfg.dataset.batch_size, cfg.shift, cfg.fit.max_epochs) == (256, 0.1, 400)
+    other = compose("train", ["experiment=cifar10_best", "dataset=image_folder", "dataset.root=x"])
+    assert (other.model.width, other.fit.max_epochs) == (512, 400)
