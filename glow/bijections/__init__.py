@@ -9,6 +9,7 @@ from glow.bijections.elementwise import Affine, Elementwise, Shift, Spline
 from glow.bijections.gaussianize import Gaussianize
 from glow.bijections.guidance import guided
 from glow.bijections.linear import FullConv1x1, InvertibleConv1x1, LUConv1x1, Permutation
+from glow.bijections.logistic_mixture import LogisticMixture
 from glow.bijections.multiscale import MultiScale
 from glow.bijections.planar import Planar
 from glow.bijections.pointwise import Scale, Sigmoid
@@ -36,6 +37,7 @@ __all__ = [
     "Inverse",
     "InvertibleConv1x1",
     "LUConv1x1",
+    "LogisticMixture",
     "Mask",
     "MultiScale",
     "Part",

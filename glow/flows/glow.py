@@ -17,6 +17,7 @@ from glow.bijections import (
     Gaussianize,
     Halves,
     InvertibleConv1x1,
+    LogisticMixture,
     LUConv1x1,
     MultiScale,
     Permutation,
@@ -49,7 +50,8 @@ class Glow(Flow):
         levels: L; H and W must divide by 2^L. None takes as many as divide, at most 3.
         depth: K, the steps per level.
         width: channels of the hidden layers of the coupling networks.
-        coupling: ``affine`` or ``additive``.
+        coupling: ``affine``, ``additive``, or ``mixture``, of logistics: slower, see ``LogisticMixture``.
+        components: logistics in every mixture.
         permutation: what mixes the channels: ``lu`` or ``full`` 1x1 convolution, fixed ``reverse`` or ``shuffle``.
         min_scale: lower bound on the affine scale, in [0, 1); 0 is the paper's.
         recompute: what the backward pass computes again to save memory: ``none``, ``step``, ``reversible``; see
@@ -88,6 +90,7 @@ class Glow(Flow):
         depth: int = 32,
         width: int = 512,
         coupling: str = "affine",
+        components: int = 8,
         permutation: str = "lu",
         min_scale: float = 0.0,
         recompute: str = "none",
@@ -106,11 +109,16 @@ class Glow(Flow):
         check_positive("depth", depth, integer=True)
         check_positive("width", width, integer=True)
         check_positive("noise_width", noise_width, integer=True, zero=True)
-        check_choice("coupling", coupling, ("affine", "additive"))
+        maps: dict[str, Elementwise] = {
+            "affine": Affine(min_scale=min_scale),
+            "additive": Shift(),
+            "mixture": LogisticMixture(components, min_scale),
+        }
+        check_choice("coupling", coupling, maps)
+        elementwise = maps[coupling]
         check_choice("permutation", permutation, PERMUTATIONS)
         if class_conditional and not classes:
             raise UsageError("class_conditional=True needs the number of classes")
-        elementwise: Elementwise = Affine(min_scale=min_scale) if coupling == "affine" else Shift()
         make = network or partial(ConvNet, width=width, position=position)
         n_classes = 0 if class_conditional is False else classes or 0
 
@@ -149,7 +157,9 @@ def repeated(steps: Sequence[Bijection], recompute: str) -> Repeated:
     if FusedLevel.supports(steps[0]):
         return FusedLevel(steps, recompute)
     if recompute != "none":
-        raise UsageError(f"recompute must be none with a network of one's own, got {recompute!r}")
+        raise UsageError(
+            f"recompute must be none with coupling=mixture or a network of one's own, got {recompute!r}"
+        )
     return Repeated(steps)
 
 

@@ -13,6 +13,7 @@ from glow.bijections import (
     Composition,
     Coupling,
     Halves,
+    LogisticMixture,
     LUConv1x1,
     MultiScale,
     Permutation,
@@ -223,6 +224,49 @@ class TestSpline:
         x, log_slope = spline.inverse(10 * torch.rand(2000) - 5, h)
         assert x.isfinite().all()
         assert log_slope.isfinite().all()
+
+
+class TestLogisticMixture:
+    def test_one_component_is_an_affine_map(self) -> None:
+        """The logit of a logistic's distribution function is (x - mean) / scale."""
+        x, h = torch.randn(50, dtype=torch.float64), torch.randn(50, 5, dtype=torch.float64)
+        z, log_slope = LogisticMixture(1).forward(x, h)
+        shift, raw, _, mean, raw_scale = h.unbind(-1)
+        log_scale, scale = 3 * torch.tanh(raw_scale / 3), torch.sigmoid(raw + 2)
+        torch.testing.assert_close(z, ((x - mean + 1.5) * (-log_scale).exp() + shift) * scale)
+        torch.testing.assert_close(log_slope, scale.log() - log_scale)
+
+    def test_it_can_make_two_modes_one(self) -> None:
+        """With the shares, means and scales of the data's own mixture, y is logistic."""
+        mixture = LogisticMixture(2)
+        h = torch.zeros(8, dtype=torch.float64)
+        h[2:] = torch.tensor([0.25, 0.75, -3 + 1.5, 4 - 1.5, 0, 0], dtype=torch.float64)
+        h[2:4] = h[2:4].log()
+        u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+        logistic = u.logit()
+        x = torch.cat([logistic[::4] - 3, *[logistic[::4] + 4] * 3])
+        z, _ = mixture.forward(x, h.expand(len(x), -1))
+        y = z / torch.sigmoid(torch.tensor(2.0))
+        middle = slice(500, 9500, 100)
+        torch.testing.assert_close(y.sort().values[middle], logistic[middle], rtol=0, atol=0.02)
+
+    def test_float32_survives_extreme_parameters(self) -> None:
+        mixture = LogisticMixture(8, 0.1)
+        h = 30 * torch.randn(2000, mixture.parameters)
+        for function in (mixture.forward, mixture.inverse):
+            values, log_slope = function(10 * torch.randn(2000), h)
+            assert values.isfinite().all()
+            assert log_slope.isfinite().all()
+
+    def test_the_inverse_in_float32(self) -> None:
+        mixture = LogisticMixture(8, 0.1)
+        x, h = 3 * torch.randn(5000), 2 * torch.randn(5000, mixture.parameters)
+        z, log_slope = mixture.forward(x, h)
+        back, other = mixture.inverse(z, h)
+        # A slope s takes a rounding of z to one of x that is 1 / s as large.
+        assert ((back - x).abs() <= 1e-5 * (1 + z.abs()) * (1 + (-log_slope).exp())).all()
+        steep = log_slope > -3
+        torch.testing.assert_close(-other[steep], log_slope[steep], rtol=0, atol=1e-2)
 
 
 def test_made_sees_its_neighbours_with_fewer_units_than_dimensions() -> None:

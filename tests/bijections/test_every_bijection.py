@@ -23,6 +23,7 @@ from glow.bijections import (
     Gaussianize,
     Halves,
     Inverse,
+    LogisticMixture,
     LUConv1x1,
     MultiScale,
     Permutation,
@@ -62,7 +63,7 @@ def affine(
     return Coupling(Halves(swap), network, Affine(scale, min_scale))
 
 
-def spline(network: nn.Module, function: Spline, swap: bool = False) -> Coupling:
+def spline(network: nn.Module, function: Elementwise, swap: bool = False) -> Coupling:
     return Coupling(Halves(swap), network, function)
 
 
@@ -146,6 +147,9 @@ CASES: dict[str, Case] = {
     "affine tanh, odd, swapped": Case(lambda: affine(MLP(3, 4, 8), swap=True, scale="tanh"), (5,)),
     "spline coupling": Case(lambda: spline(MLP(2, 2 * 14, 8), Spline(5, 1.5)), (4,)),
     "spline coupling swapped": Case(lambda: spline(MLP(3, 2 * 8, 8), Spline(3), swap=True), (5,)),
+    "mixture coupling": Case(lambda: spline(MLP(2, 2 * 11, 8), LogisticMixture(3)), (4,)),
+    "mixture coupling of images": Case(lambda: spline(image_net(2, 28), LogisticMixture(4, 0.1))),
+    "mixture autoregressive": Case(lambda: autoregressive(3, LogisticMixture(2)), (3,)),
     "affine autoregressive": Case(lambda: autoregressive(4, Affine("tanh")), (4,)),
     "spline autoregressive, backwards": Case(lambda: autoregressive(3, Spline(4, 2.0), (2, 1, 0)), (3,)),
     "inverse autoregressive": Case(lambda: Inverse(autoregressive(3, Affine("tanh"))), (3,)),

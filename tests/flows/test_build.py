@@ -59,6 +59,22 @@ class Conditioned(Net):
 
 
 class TestNetworksOfOnesOwn:
+    def test_a_glow_of_mixtures_does_so(self) -> None:
+        """With the network that is there without one of one's own."""
+        flow = Glow((1, 8, 8), 17, levels=2, depth=2, width=16, coupling="mixture", components=3)
+        x = torch.randint(17, (16, 1, 8, 8))
+        flow.initialize(x)
+        optimizer = torch.optim.Adamax(flow.parameters(), 3e-3)
+        noise, losses = torch.rand(x.shape), []
+        for _ in range(15):
+            loss = -flow.log_prob(x, noise=noise).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 5
+        assert torch.equal(flow.decode(flow.encode(x)), x)
+
     @pytest.mark.parametrize("network", [Net, Sized, Conditioned, partial(Net, width=5), ResNet])
     @pytest.mark.parametrize("coupling", ["affine", "additive"])
     def test_a_glow_trains_samples_and_comes_back(
@@ -93,7 +109,9 @@ class TestNetworksOfOnesOwn:
             assert sum(isinstance(m, FusedLevel) for m in flow.modules()) == 2
 
     def test_recomputing_is_for_the_kernels(self) -> None:
-        with pytest.raises(UsageError, match="recompute must be none with a network of one's own"):
+        with pytest.raises(
+            UsageError, match="recompute must be none with coupling=mixture or a network of one's own"
+        ):
             Glow((1, 8, 8), levels=1, depth=1, network=Net, recompute="step")
 
 
