@@ -73,9 +73,13 @@ def test_the_best_recipe_starts_runs_and_resumes(
 
 def test_the_best_recipe() -> None:
     cfg = compose("train", ["experiment=cifar10_best"])
-    model = {k: cfg.model[k] for k in ("depth", "width", "gaussianize", "noise_width", "position")}
-    assert model == {"depth": 32, "width": 512, "gaussianize": True, "noise_width": 128, "position": True}
+    model = {
+        k: cfg.model[k] for k in ("depth", "width", "coupling", "gaussianize", "noise_width", "position")
+    }
+    assert model == {
+        "depth": 32, "width": 256, "coupling": "mixture", "gaussianize": True, "noise_width": 128, "position": True,
+    }  # fmt: skip
     assert (cfg.optimizer._target_, cfg.schedule.decay) == ("glow.training.Muon", "linear")
     assert (cfg.dataset.batch_size, cfg.shift, cfg.fit.max_epochs) == (256, 0.1, 400)
     other = compose("train", ["experiment=cifar10_best", "dataset=image_folder", "dataset.root=x"])
-    assert (other.model.width, other.fit.max_epochs) == (512, 400)
+    assert (other.model.width, other.fit.max_epochs) == (256, 400)
