@@ -17,7 +17,7 @@ class Classifier(nn.Module):
 
     Args:
         classes: how many.
-        width: channels of the first two convolutions; twice as many in the other two.
+        width: channels of the second convolution; half as many in the first, twice as many in the other two.
 
     >>> Classifier(10)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))[1].shape
     torch.Size([2, 10])
@@ -31,8 +31,8 @@ class Classifier(nn.Module):
             return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(), *then]
 
         self.body = nn.Sequential(
-            *layer(1, width),
-            *layer(width, width, nn.MaxPool2d(2)),
+            *layer(1, width // 2, nn.MaxPool2d(2)),
+            *layer(width // 2, width),
             *layer(width, 2 * width, nn.MaxPool2d(2)),
             *layer(2 * width, 2 * width, nn.AdaptiveAvgPool2d(1)),
             nn.Flatten(),

@@ -23,7 +23,7 @@ class Inception(nn.Module):
             self.network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
         except ModuleNotFoundError as error:
             raise UsageError(
-                "features=inception needs torch-fidelity: pip install torch-fidelity, or take another network with features="
+                "features=inception needs torch-fidelity: pip install -e '.[quality]', or take another network with features="
             ) from error
         except (OSError, RuntimeError) as error:
             raise UsageError(
