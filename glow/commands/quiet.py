@@ -27,5 +27,7 @@ def quiet_lightning() -> None:
     """Leave out what Lightning says of itself, but for what its profilers report."""
     for beginning in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", re.escape(beginning))
+    if logging.getLogger().hasHandlers():  # Hydra's: Lightning's own would say everything a second time
+        logging.getLogger("lightning").handlers.clear()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)

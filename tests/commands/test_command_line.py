@@ -223,6 +223,8 @@ class TestCommandLine:
         two = ["trainer.accelerator=cpu", "trainer.devices=2"]
         result = shell(tmp_path, *tiny, *two, "trainer.precision=bf16-mixed")
         assert result.returncode == 0, result.stderr
+        said = result.stdout + result.stderr
+        assert said.count("Initializing distributed: GLOBAL_RANK: 0") == 1
         folder = tmp_path / "outputs/mnist-glow_small"
         results = json.loads((folder / "results.json").read_text())
         assert results["devices"] == 2
