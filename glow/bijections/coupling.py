@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glow.bijections.base import Bijection, sum_event
 from glow.bijections.elementwise import Affine, Elementwise
 from glow.bijections.guidance import extrapolated
+from glow.bijections.logistic_mixture import LogisticMixture
 from glow.bijections.scales import RecordsScales
 
 
@@ -131,7 +132,8 @@ class Coupling(Bijection, RecordsScales):
         """(B, C, ...) -> (B, C, ...), log-det (B,)."""
         moved, log_slope = self.elementwise.forward(self.mask.moved(x), self._parameters_for(x, context))
         log_slope = self.mask.effective(log_slope)
-        if self.recorder is not None and isinstance(self.elementwise, Affine) and log_slope.numel():
+        scales = isinstance(self.elementwise, (Affine, LogisticMixture))
+        if self.recorder is not None and scales and log_slope.numel():
             self.recorder.add(*(extreme.exp() for extreme in log_slope.detach().aminmax()))
         return self.mask.join(x, moved), sum_event(log_slope)
 

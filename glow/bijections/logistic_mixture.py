@@ -20,8 +20,9 @@ class LogisticMixture(Elementwise):
     where sigma is the logistic function, the distribution function of a logistic. Scales are bounded in both directions, by
     ``tanh_log_scale``. Where the parameters are zero, the means are spread evenly, so that the components differ in training.
 
-    Its inverse has no formula: Newton's method, kept between the quantiles of the single components, between which
-    that of the mixture lies. So every inverse is finite.
+    Its inverse has no formula: Newton's method, and bisection where its steps do not shrink, between the quantiles of the
+    single components, where that of the mixture lies. So every inverse is finite. ``min_scale`` does not bound how steep it is:
+    between narrow components far from each other the slope of y is next to nothing.
 
     Args:
         components: K; there are 3K + 2 parameters: shift and raw scale of ``Affine``, then K logits of pi, K means,
@@ -41,7 +42,7 @@ class LogisticMixture(Elementwise):
     SPREAD: ClassVar[float] = 1.5
     """The means that zero stands for go from minus to plus this."""
     STEPS: ClassVar[int] = 30
-    """Of Newton's method: enough halvings for float32 where it never leaves the bisection."""
+    """Of the inverse: enough halvings for float32."""
 
     def __post_init__(self) -> None:
         check_positive("components", self.components, integer=True)
@@ -62,12 +63,15 @@ class LogisticMixture(Elementwise):
         with torch.no_grad():
             quantiles = mixture.mean + mixture.log_scale.exp() * y[..., None]
             low, high = quantiles.amin(-1), quantiles.amax(-1)
-            x = 0.5 * (low + high)
+            x, last = 0.5 * (low + high), high - low
             for _ in range(self.STEPS):
                 found, log_slope = mixture.logit(x)
                 high, low = torch.where(found > y, x, high), torch.where(found > y, low, x)
-                x = x + (y - found) * (-log_slope).exp()
-                x = torch.where((x > low) & (x < high), x, 0.5 * (low + high))
+                newton = x + (y - found) * (-log_slope).exp()
+                # Halving steps end every cycle that Newton's method may fall into.
+                good = (newton > low) & (newton < high) & ((newton - x).abs() < 0.5 * last)
+                following = torch.where(good, newton, 0.5 * (low + high))
+                x, last = following, (following - x).abs()
         found, log_slope = mixture.logit(x)
         # A last step, by which derivatives are those of the inverse.
         x = x + (y - found) * (-log_slope.detach()).exp()

@@ -38,15 +38,21 @@ def plan_quality(session: Session) -> Plan | None:
     cfg, flow = session.cfg, session.density
     if not cfg.quality:
         return None
+    from glow.evaluation.features import feature_network  # slow to import
+    from glow.evaluation.quality import check_sizes
+
     if flow.grey_levels is None or len(flow.event_shape) != 3:
         raise UsageError("quality=true needs a model of images")
+    if session.data.split not in ("val", "test"):
+        raise UsageError(
+            f"quality=true compares samples with images that were not trained on: take split=val or test, not {session.data.split}"
+        )
     if cfg.samples is not None:
         check_positive("samples", cfg.samples, integer=True)
     n = cfg.samples or min(MOST, len(session.data.x))
+    check_sizes(len(session.data.x), n)
     y = torch.arange(n) % flow.classes if flow.classes else None
     heats, guidances = temperatures(session), guidances_for(session, y)
-    from glow.evaluation.features import feature_network  # slow to import
-
     data = str(session.sources[0].config.get("name"))
     return Plan(n, y, heats, guidances, feature_network(cfg.features, data, flow.event_shape[0], flow.device))
 
@@ -63,7 +69,10 @@ def measure_quality(session: Session, report: dict[str, Any], plan: Plan) -> Non
 
     real, logits = measure(data.x, "features of the split")
     training, _ = measure(session.training.x, "features of the training images")
-    floor = quality(real, training[:n])
+    some = torch.randperm(len(training), generator=session.generator("floor"))[
+        :n
+    ]  # files may lie class by class
+    floor = quality(real, training[some])
     found: dict[str, Any] = {
         "features": network.name, "n": n, "split_n": len(data.x), "seed": session.seed, "training": floor,
         "accuracy": agreement(logits, data.y), "samples": [],

@@ -53,7 +53,7 @@ def feature_network(
     elif channels != 1:
         raise UsageError(f"features={wanted} is of grey images: take features=inception")
     else:
-        name, network = f"the classifier of {wanted}", load_classifier(wanted)
+        name, network = f"the classifier of {wanted}", load_classifier(str(wanted))
     return FeatureNetwork(name, network.to(device), torch.device(device))
 
 

@@ -38,10 +38,7 @@ def quality(real: Tensor, drawn: Tensor) -> dict[str, float]:
         raise UsageError(
             f"features must be (N, D) and (M, D), got {tuple(real.shape)} and {tuple(drawn.shape)}"
         )
-    if min(len(real), len(drawn)) <= NEIGHBOURS:
-        raise UsageError(
-            f"quality needs more than {NEIGHBOURS} images of each kind, got {len(real)} and {len(drawn)}"
-        )
+    check_sizes(len(real), len(drawn))
     if not (real.isfinite().all() and drawn.isfinite().all()):
         raise UsageError("features must be finite")
     kid, kid_sd = kernel_distance(real, drawn)
@@ -52,6 +49,14 @@ def quality(real: Tensor, drawn: Tensor) -> dict[str, float]:
         "precision": coverage(real, drawn),
         "recall": coverage(drawn, real),
     }
+
+
+def check_sizes(*sizes: int) -> None:
+    """Whether figures can be had of sets that large."""
+    if min(sizes) <= NEIGHBOURS:
+        raise UsageError(
+            f"quality needs more than {NEIGHBOURS} images of each kind, got {' and '.join(map(str, sizes))}"
+        )
 
 
 class _Given(nn.Module):
@@ -79,7 +84,7 @@ def kernel_distance(real: Tensor, drawn: Tensor) -> tuple[float, float]:
     """Mean and standard deviation over subsets that are always the same ones; (N, D) and (M, D)."""
     from torchmetrics.image.kid import KernelInceptionDistance  # slow to import
 
-    size = min(SUBSET, len(real), len(drawn))
+    size = min(SUBSET, len(real) // 2, len(drawn) // 2)  # subsets differ
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*save all extracted features")
         metric = KernelInceptionDistance(
@@ -88,7 +93,7 @@ def kernel_distance(real: Tensor, drawn: Tensor) -> tuple[float, float]:
     metric.update(real.double(), real=True)
     metric.update(drawn.double(), real=False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         mean, sd = metric.compute()
     return float(mean), float(sd)
 

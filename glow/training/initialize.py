@@ -69,7 +69,7 @@ def first_examples(
     """The first ``n`` examples (or all, if fewer) of batches (x,) or (x, y), without touching global random numbers."""
     batches: list[Any] = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed is also of the devices
         for batch in loader:
             batches.append(batch)
             if sum(len(x) for x, *_ in batches) >= n:

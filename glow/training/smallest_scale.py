@@ -12,7 +12,7 @@ from glow.training.module import DensityModule
 
 
 class SmallestScale(L.Callback):
-    """Log ``val/smallest_scale``, the smallest scale that an affine coupling multiplied a validation example by.
+    """Log ``val/smallest_scale``, the smallest scale that an affine coupling, or slope that a mixture, multiplied a validation example by.
 
     The inverse divides by it: near zero, rounding errors of samples become visible.
     """

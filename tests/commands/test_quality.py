@@ -64,14 +64,22 @@ def test_of_a_model_without_labels(tiny_run: Path, tmp_path: Path, network: list
     ("wrong", "message"),
     [
         ("samples=3", "more than 3 images of each kind"),
+        ("limit=3", "more than 3 images of each kind"),
+        ("split=train", "that were not trained on: take split=val or test, not train"),
         ("samples=0", "samples must be an integer above zero"),
         ("temperature=-1", "temperature must be"),
         ("quality=maybe", "quality must be"),
     ],
 )
 def test_what_cannot_be(
-    labelled_run: Path, tmp_path: Path, network: list[Tensor], wrong: str, message: str
+    labelled_run: Path,
+    tmp_path: Path,
+    network: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+    message: str,
 ) -> None:
+    monkeypatch.setattr("glow.commands.evaluate.measure_bits", lambda *_: pytest.fail("too late"))
     with pytest.raises(UsageError, match=message):
         measure(labelled_run, tmp_path, *SMALL, wrong)
 

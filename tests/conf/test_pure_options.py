@@ -16,12 +16,15 @@ GROUPS = (
     "schedule",
     "fit",
     "ema",
+    "sample_quality",
     "trainer",
     "callbacks",
     "resilience",
     "logger",
     "objective",
 )
+CALLBACKS = ("ema", "sample_quality")
+"""Groups whose node is a callback."""
 OPTIONS = {g: sorted(f.stem for f in (CONF / g).glob("*.yaml")) for g in (*GROUPS, "dataset", "experiment")}
 CHOICES = [(g, o) for g in GROUPS for o in OPTIONS[g]]
 
@@ -51,13 +54,13 @@ def contents(group: str, option: str) -> Any:
 def nodes(*overrides: str) -> dict[str, Any]:
     """The node of every group as composed; interpolations as written."""
     cfg: Any = OmegaConf.to_container(compose("train", list(overrides)))
-    ema = cfg["callbacks"].pop("ema", None)
-    return {g: cfg[g] for g in (*GROUPS, "dataset") if g != "ema"} | {"ema": ema}
+    single = {g: cfg["callbacks"].pop(g, None) for g in CALLBACKS}
+    return {g: cfg[g] for g in (*GROUPS, "dataset") if g not in CALLBACKS} | single
 
 
 def node_of(group: str, option: str) -> Any:
     content = contents(group, option)
-    return content.get("ema", content) if group == "ema" else content
+    return content.get(group, content) if group in CALLBACKS else content
 
 
 def expected(dataset: str, experiment: str | None, **typed: str) -> dict[str, Any]:
@@ -142,7 +145,9 @@ def test_every_option_with_every_dataset_and_experiment(dataset: str, experiment
             assert composed[group] == files[group], f"{' '.join(command)}: {group}"
 
 
-@pytest.mark.parametrize("group", [g for g in GROUPS if g not in ("model", "trainer", "callbacks")])
+@pytest.mark.parametrize(
+    "group", [g for g in GROUPS if g not in ("model", "trainer", "callbacks", "sample_quality")]
+)
 def test_only_models_trainer_and_callbacks_read_other_nodes(group: str) -> None:
     for option in OPTIONS[group]:
         text = (CONF / group / f"{option}.yaml").read_text().replace("${run_dir}", "").replace("${shift}", "")

@@ -1,4 +1,4 @@
-"""`callbacks=quality`: how good samples are, in the logs of a run."""
+"""`sample_quality=logged`: how good samples are, in the logs of a run."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from glow.evaluation.classifier import Classifier
 
 FIGURES = {"quality/fid", "quality/kid", "quality/kid_sd", "quality/precision", "quality/recall"}
 TINY = (
-    "model.depth=1", "model.width=4", "model.noise_width=0", "callbacks=quality", "callbacks.quality.n=30", "callbacks.quality.every_n_epochs=1",
+    "model.depth=1", "model.width=4", "model.noise_width=0", "sample_quality=logged", "callbacks.sample_quality.n=30", "callbacks.sample_quality.every_n_epochs=1",
     "callbacks.pictures=null", "callbacks.estimate=null", "fit.max_epochs=2", "trainer.limit_train_batches=2", "logger=csv", "name=run",
 )  # fmt: skip
 
@@ -26,7 +26,7 @@ def features(tmp_path: Path) -> str:
     """The setting that names a classifier, which was never trained."""
     file = tmp_path / "digits.safetensors"
     Classifier(10, width=4).eval().save(file)
-    return f"callbacks.quality.features={file}"
+    return f"callbacks.sample_quality.features={file}"
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -39,8 +39,8 @@ def logged(folder: Path) -> list[dict[str, float]]:
 def test_figures_after_every_nth_epoch(
     run: Callable[..., dict[str, Any]], tmp_path: Path, features: str
 ) -> None:
-    """Of those that have a validation: of the digits every second."""
-    run(*TINY, features, "callbacks.quality.every_n_epochs=4", "fit.max_epochs=8")
+    """Or the next one with a validation, which the digits have after every second: after 4 and 6 epochs."""
+    run(*TINY, features, "callbacks.sample_quality.every_n_epochs=3", "fit.max_epochs=6")
     first, second = logged(tmp_path / "outputs/run")
     assert set(first) == set(second) == FIGURES
     assert first["quality/fid"] > 0
@@ -50,8 +50,9 @@ def test_figures_after_every_nth_epoch(
 def test_what_cannot_be_measured(run: Callable[..., dict[str, Any]], features: str) -> None:
     with pytest.raises(UsageError, match="there is no classifier of digits"):
         run(*TINY)
-    with pytest.raises(UsageError, match=r"callbacks\.quality\.n must be an integer above zero"):
-        run(*TINY, features, "callbacks.quality.n=0")
+    for n, message in (("0", "must be an integer above zero"), ("9", "must be at least 10, got 9")):
+        with pytest.raises(UsageError, match=rf"callbacks\.sample_quality\.n {message}"):
+            run(*TINY, features, f"callbacks.sample_quality.n={n}")
     points = [o for o in TINY if not o.startswith("model.")]
     with pytest.raises(UsageError, match="this model is not of images"):
         run(*points, features, "dataset=two_moons")
