@@ -98,7 +98,7 @@ def draw_interpolation(session: Session) -> dict[str, Any]:
 
 def draw_reconstructions(session: Session) -> dict[str, Any]:
     """Real images, what comes back, and what is left when the finest scales are drawn anew."""
-    flow, temperature = session.flow, one_temperature(session)
+    flow, temperature = session.flow, one_temperature(session, 0.7)
     x, y = images(session, range(8))
     latents = session.encode(x, y)
     rows, errors = [x], []

@@ -37,7 +37,7 @@ def temperatures(session: Session, default: float | None = None) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def one_temperature(session: Session, default: float | None = None) -> float:
+def one_temperature(session: Session, default: float) -> float:
     """``temperature`` where there can be only one."""
     values = temperatures(session, default)
     if len(values) > 1:

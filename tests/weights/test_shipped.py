@@ -15,6 +15,7 @@ from glow.commands.evaluate import evaluate
 from glow.commands.main import CONF, compose
 from glow.commands.sample import sample
 from glow.evaluation.bits import bits_per_dim
+from glow.evaluation.classifier import classifiers, load_classifier
 from glow.weights import FOLDER, shipped
 
 from .cards import card, stored_draws
@@ -65,6 +66,16 @@ def test_the_stored_draws_have_the_log_prob_of_the_card(name: str) -> None:
     )
 
 
+@EVERY
+def test_the_classifier_of_its_data_sees_the_labels_of_the_draws(name: str) -> None:
+    """Which ``evaluate.py quality=true`` goes by."""
+    file = classifiers()[card(FOLDER, name)["data"]]
+    assert file.stat().st_size < 200_000
+    x = stored_draws(FOLDER, name, (1, 28, 28))
+    _, logits = load_classifier(file.stem).measure(x)
+    assert (logits.argmax(1) == torch.arange(64) % 10).double().mean() > 0.8
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("GLOW_DATA" not in os.environ, reason="GLOW_DATA does not name the folder of the data")
 @EVERY
@@ -90,7 +101,8 @@ def test_every_file_is_package_data_and_in_the_image() -> None:
     root = CONF.parent
     globs = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["glow"]
     ignored = (root / ".dockerignore").read_text().split()
-    for path in (FOLDER / f"mnist.{suffix}" for suffix in ("safetensors", "md", "png")):
+    shown = (FOLDER / f"mnist.{suffix}" for suffix in ("safetensors", "md", "png"))
+    for path in (*shown, *classifiers().values()):
         inside = path.relative_to(root / "glow").as_posix()
         assert any(fnmatch.fnmatch(inside, pattern) for pattern in globs), inside
         parents = [p.as_posix() for p in (path, *path.parents) if p.is_relative_to(root)]
