@@ -39,6 +39,7 @@ class SampleQuality(L.Callback):
     """
 
     LEAST = 10
+    """The fewest samples of which something can be said."""
 
     def __init__(
         self,
