@@ -85,7 +85,10 @@ def test_every_variant_of_glow_trains(coupling: str, permutation: str) -> None:
         ({"depth": 0}, "depth must be an integer above zero, got 0"),
         ({"width": 1.5}, "width must be an integer above zero, got 1.5"),
         ({"levels": -1}, "levels must be an integer above zero, got -1"),
-        ({"coupling": "afine"}, "coupling='afine' is not one of affine, additive, mixture; did you mean 'affine'"),
+        (
+            {"coupling": "afine"},
+            "coupling='afine' is not one of affine, additive, mixture; did you mean 'affine'",
+        ),
         ({"permutation": "rotate"}, "permutation='rotate' is not one of lu, full, reverse, shuffle"),
         ({"grey_levels": 1000}, "grey_levels must be between 2 and 256"),
         ({"class_conditional": True, "classes": None}, "needs the number of classes"),
