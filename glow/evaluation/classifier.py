@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -43,13 +42,6 @@ class Classifier(nn.Module):
         """uint8 (N, 1, H, W) of 256 levels -> features (N, 2 width), logits (N, classes)."""
         features = self.body(images.float() / 127.5 - 1)
         return features, self.head(features)
-
-    @torch.no_grad()
-    def measure(self, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
-        """The same without a graph, batch by batch, on the CPU."""
-        pairs = [self(some) for some in images.split(batch)]
-        features, logits = zip(*pairs, strict=True)
-        return torch.cat(features), torch.cat(logits)
 
     def save(self, path: Path) -> None:
         """As float16, with what is needed to read it."""

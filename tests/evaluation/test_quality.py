@@ -61,9 +61,9 @@ def test_a_classifier_comes_back_as_float16(tmp_path: Path) -> None:
     model, images = Classifier(4, width=8), torch.randint(256, (5, 1, 28, 28), dtype=torch.uint8)
     model(images)  # the statistics of the normalizations move
     model.eval().save(tmp_path / "it.safetensors")
-    features, logits = load_classifier(str(tmp_path / "it.safetensors")).measure(images)
+    features, logits = load_classifier(str(tmp_path / "it.safetensors"))(images)
     assert features.shape == (5, 16)
-    torch.testing.assert_close(logits, model.measure(images)[1], atol=0.02, rtol=0)
+    torch.testing.assert_close(logits, model(images)[1], atol=0.02, rtol=0)
 
 
 def test_what_is_no_classifier(tmp_path: Path) -> None:

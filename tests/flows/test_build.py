@@ -20,6 +20,8 @@ from glow.flows import (
 from glow.fused import FusedLevel
 from glow.networks import ConvNet, ResNet
 
+from .learning import losses_of
+
 
 class Net(nn.Module):
     """A coupling network that takes neither a size nor a context."""
@@ -64,14 +66,7 @@ class TestNetworksOfOnesOwn:
         flow = Glow((1, 8, 8), 17, levels=2, depth=2, width=16, coupling="mixture", components=3)
         x = torch.randint(17, (16, 1, 8, 8))
         flow.initialize(x)
-        optimizer = torch.optim.Adamax(flow.parameters(), 3e-3)
-        noise, losses = torch.rand(x.shape), []
-        for _ in range(15):
-            loss = -flow.log_prob(x, noise=noise).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        losses = losses_of(flow, x, lr=3e-3)
         assert losses[-1] < losses[0] - 5
         assert torch.equal(flow.decode(flow.encode(x)), x)
 
@@ -86,14 +81,7 @@ class TestNetworksOfOnesOwn:
         assert not any(isinstance(m, FusedLevel) for m in levels)
         x = torch.randint(17, (16, 1, 8, 8))
         flow.initialize(x)
-        optimizer = torch.optim.Adamax(flow.parameters(), 1e-2)
-        noise, losses = torch.rand(x.shape), []
-        for _ in range(15):
-            loss = -flow.log_prob(x, noise=noise).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        losses = losses_of(flow, x)
         assert losses[-1] < losses[0] - 5
         assert all(p.grad is not None for p in flow.parameters())
         flow.eval().double()

@@ -60,7 +60,7 @@ def test_what_cannot_be_measured(run: Callable[..., dict[str, Any]], features: s
 
 @pytest.mark.slow
 def test_on_two_devices(tmp_path: Path, features: str) -> None:
-    """Each draws half of the samples; the figures are there once, after the validation of epoch 2."""
+    """The figures are there once, after the validation of epoch 2."""
     command = [
         sys.executable, str(CONF.parent / "train.py"), f"output_dir={tmp_path}/outputs", *TINY, features, "trainer.devices=2",
         "trainer.accelerator=cpu",

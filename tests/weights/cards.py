@@ -13,6 +13,7 @@ from glow import weights
 
 def card(folder: Path, name: str) -> dict[str, Any]:
     """The front matter."""
+    assert f"---\n\n# {name}\n" in (folder / f"{name}.md").read_text()
     return weights.card(folder / f"{name}.safetensors")
 
 
