@@ -18,6 +18,7 @@ class Classifier(nn.Module):
         classes: how many.
         width: channels of the second convolution; half as many in the first, twice as many in the other two.
 
+    >>> import torch
     >>> Classifier(10)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))[1].shape
     torch.Size([2, 10])
     """
