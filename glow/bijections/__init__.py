@@ -4,6 +4,7 @@ from glow.bijections.actnorm import ActNorm
 from glow.bijections.autoregressive import Autoregressive
 from glow.bijections.base import Bijection, DataDependent, Part
 from glow.bijections.composition import Composition, Inverse
+from glow.bijections.continuous import Continuous
 from glow.bijections.coupling import Checkerboard, Coupling, Halves, Mask
 from glow.bijections.elementwise import Affine, Elementwise, Shift, Spline
 from glow.bijections.gaussianize import Gaussianize
@@ -26,6 +27,7 @@ __all__ = [
     "Bijection",
     "Checkerboard",
     "Composition",
+    "Continuous",
     "Coupling",
     "DataDependent",
     "Elementwise",

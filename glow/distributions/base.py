@@ -97,6 +97,10 @@ class Distribution(nn.Module, ABC):
     ) -> None:
         """Set data-dependent layers from a batch, where there are any."""
 
+    def figures(self) -> dict[str, float]:
+        """What is worth a curve beside the loss, of the last ``log_prob``: by name."""
+        return {}
+
     def compile(self, **options: Any) -> None:
         """Compile the repeated steps with ``torch.compile``. Raises ``UsageError`` where there are none."""
         raise UsageError("only a Glow has steps to compile")

@@ -144,7 +144,7 @@ def _trace(flow: Flow, steps: Sequence[Part], x: Tensor, y: Tensor | None, noise
     else:
         data = x.to(flow.dtype)
         correction = data.new_zeros(len(x))
-    context = flow.context(y, len(x))
+    context = flow.context(y, len(x), noise)
     z, inputs, log_dets, latents = data, [], [correction], list[Tensor]()
     extremes = {}
     for i, step in enumerate(steps):

@@ -11,6 +11,7 @@ from glow.distributions.base import Distribution
 from glow.distributions.dequantization import Dequantization
 from glow.errors import UsageError, nearest
 from glow.flows.autoregressive import IAF, MAF
+from glow.flows.ffjord import FFJORD
 from glow.flows.flow import Flow
 from glow.flows.glow import Glow
 from glow.flows.made import MADEDensity
@@ -25,7 +26,7 @@ Classes = Mapping[str, Callable[..., Any]]
 
 RECIPES: dict[str, type[Distribution]] = {
     f"glow.flows.{recipe.__name__}": recipe
-    for recipe in (Glow, NICE, RealNVP, NSF, MAF, IAF, PlanarFlow, RadialFlow, MADEDensity, VAE)
+    for recipe in (Glow, NICE, RealNVP, NSF, MAF, IAF, FFJORD, PlanarFlow, RadialFlow, MADEDensity, VAE)
 }
 """What a configuration's ``_target_`` may be. A table instead of imports: a checkpoint's configuration can only ask for
 one of these, never for other code."""
@@ -106,6 +107,7 @@ def _required(parameter: inspect.Parameter) -> bool:
 
 
 __all__ = [
+    "FFJORD",
     "IAF",
     "MAF",
     "NETWORKS",

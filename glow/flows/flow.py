@@ -239,8 +239,8 @@ class Flow(Distribution):
         for level in levels:
             level.compile(**options)
 
-    def context(self, y: Tensor | None, n: int) -> Tensor | None:
-        """The labels of ``n`` elements as the bijection takes them, see ``glow.flows.labels``: (n, classes)."""
+    def context(self, y: Tensor | None, n: int, noise: Tensor | None = None) -> Tensor | None:
+        """What the bijection is told of ``n`` elements: here their labels, see ``glow.flows.labels``, (n, classes)."""
         context = one_hot(y, n, self.classes)
         return None if context is None else context.to(self.device, self.dtype)
 
@@ -253,13 +253,12 @@ class Flow(Distribution):
     ) -> tuple[Tensor, Tensor]:
         """z as the bijection gives it, and the log-det (B,) with the level correction."""
         self.check_event(x)
-        context = self.context(y, len(x))
+        if noise is None and (noise := self.noise(len(x), generator)) is not None:
+            noise = noise.to(x.device)
+        context = self.context(y, len(x), noise)
         if self.dequantization is None:
             return self.bijection(x, context)
-        if noise is None:
-            noise = self.noise(len(x), generator)
-            assert noise is not None
-            noise = noise.to(x.device)
+        assert noise is not None
         x, level_correction = self.dequantization(x, noise)
         z, log_det = self.bijection(x, context)
         return z, log_det + level_correction

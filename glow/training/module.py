@@ -121,6 +121,7 @@ class DensityModule(L.LightningModule, ABC):
         self._epoch_has_losses = True
         if logs_this_step(self.trainer):
             self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(losses))
+            self.log_dict({f"train/{name}": value for name, value in self.flow.figures().items()})
         # 1, or NaN for a non-finite loss: the gradient all-reduce then shows it to every device.
         return loss * (1 + 0 * loss.detach())
 

@@ -16,6 +16,7 @@ from glow.bijections import (
     Bijection,
     Checkerboard,
     Composition,
+    Continuous,
     Coupling,
     Elementwise,
     Flatten,
@@ -39,7 +40,7 @@ from glow.bijections import (
     TopPrior,
 )
 from glow.fused import FusedLevel
-from glow.networks import MADE, MLP, ConvNet, ResNet, ZeroConv2d
+from glow.networks import MADE, MLP, ConvNet, ResNet, Velocity, ZeroConv2d
 
 CHANNELS = 4
 
@@ -164,6 +165,7 @@ CASES: dict[str, Case] = {
     "planar": Case(lambda: Planar(3), (3,)),
     "planar with context": Case(lambda: Planar(4, 3), (4,), numbers),
     "radial": Case(lambda: Radial(3), (3,)),
+    "continuous": Case(lambda: Continuous(Velocity(3, 4, 1), "rk4", steps=50), (3,)),
     "sigmoid": Case(Sigmoid, (4,)),
     "flatten": Case(lambda: Flatten((3, 3, 2)), (3, 3, 2)),
     "realnvp of images": Case(realnvp, (1, 4, 4)),
