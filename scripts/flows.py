@@ -33,7 +33,7 @@ REVERSE = {
     "nsf": "experiment=reverse_kl",
     "planar": "experiment=reverse_kl model=planar model.direction=sampling",
 }
-POSTERIORS = ("gaussian", "planar", "iaf")
+POSTERIORS = ("gaussian", "planar", "iaf", "sylvester")
 DEPTHS = (1, 2, 4, 8, 16)
 
 Runs = dict[tuple[str, str], str]

@@ -19,6 +19,7 @@ from glow.bijections.radial import Radial
 from glow.bijections.repeated import Repeated
 from glow.bijections.reshape import Flatten, Squeeze
 from glow.bijections.scales import Scales, record_scales
+from glow.bijections.sylvester import Sylvester
 
 __all__ = [
     "ActNorm",
@@ -54,6 +55,7 @@ __all__ = [
     "Spline",
     "SplitPrior",
     "Squeeze",
+    "Sylvester",
     "TopPrior",
     "guided",
     "record_scales",

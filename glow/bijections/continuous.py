@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from glow.bijections.base import Bijection, ieee_precision, sum_event
 from glow.errors import check_choice, check_positive
@@ -115,6 +114,8 @@ class Continuous(Bijection):
     def _solve(
         self, state: State, derivative: Callable[[Tensor, State], State], start: int, end: int
     ) -> list[Tensor]:
+        from torchdiffeq import odeint  # it takes a second to import, which other models need not wait for
+
         self.evaluations = 0
 
         def counted(t: Tensor, state: State) -> State:
@@ -125,7 +126,11 @@ class Continuous(Bijection):
         times = torch.tensor([start, end], dtype=x.dtype, device=x.device)
         accuracy: dict[str, Any] = {"options": {"step_size": 1 / self.steps}}
         if self.solver == "dopri5":
-            accuracy = {"rtol": self.tolerance, "atol": self.tolerance, "options": {"max_num_steps": MOST_STEPS}}
+            accuracy = {
+                "rtol": self.tolerance,
+                "atol": self.tolerance,
+                "options": {"max_num_steps": MOST_STEPS},
+            }
         if not len(x):
             return list(state)
         with ieee_precision(x.device):

@@ -23,9 +23,6 @@ class Planar(Bijection):
     True
     """
 
-    HALVINGS = 200
-    """At most; bisection ends before, when numbers lie no closer."""
-
     def __init__(self, dimensions: int, context: int = 0) -> None:
         super().__init__()
         self.dimensions = dimensions
@@ -50,7 +47,7 @@ class Planar(Bijection):
         u, w, b = self._parameters_from(z, context)
         along, stretch = (w * z).sum(1, keepdim=True), (w * u).sum(1, keepdim=True)
         with torch.no_grad():
-            a = _bisect(along, stretch, b, self.HALVINGS)
+            a = bisect(along, stretch, b)
         # One step of Newton's method, which gives the root its derivatives.
         t = torch.tanh(a + b)
         a = a - (a + stretch * t - along) / (1 + stretch * (1 - t * t)).detach()
@@ -74,10 +71,14 @@ _SOFTPLUS_ZERO = 0.5413248546129181
 """softplus of it is one."""
 
 
-def _bisect(along: Tensor, stretch: Tensor, b: Tensor, halvings: int) -> Tensor:
-    """The root a of a + stretch tanh(a + b) = along, which lies within the stretch of along: (B, 1)."""
+HALVINGS = 200
+"""At most; bisection ends before, when numbers lie no closer."""
+
+
+def bisect(along: Tensor, stretch: Tensor, b: Tensor) -> Tensor:
+    """The root a of a + stretch tanh(a + b) = along, which lies within the stretch of along: of their shape."""
     low, high = along - stretch.abs(), along + stretch.abs()
-    for _ in range(halvings):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         if ((middle <= low) | (middle >= high)).all():
             break

@@ -83,7 +83,13 @@ class FFJORD(Flow):
         """Uniform in [0, 1) for ``n`` elements, (n, *event_shape); None for points of the plane."""
         if self.exact:
             return None
-        return draw(partial(torch.rand, dtype=self.dtype), n, *self.event_shape, generator=generator, device=self.device)
+        return draw(
+            partial(torch.rand, dtype=self.dtype),
+            n,
+            *self.event_shape,
+            generator=generator,
+            device=self.device,
+        )
 
     def context(self, y: Tensor | None, n: int, noise: Tensor | None = None) -> Tensor | None:
         """The probe (n, D, 1) that the noise holds; without noise None, for the exact trace."""

@@ -1,4 +1,4 @@
-"""Variational autoencoders with a Gaussian, inverse autoregressive or planar posterior."""
+"""Variational autoencoders with a Gaussian, inverse autoregressive, planar or Sylvester posterior."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.bijections import Affine, Bijection, Composition, Planar
+from glow.bijections import Affine, Bijection, Composition, Planar, Sylvester
 from glow.distributions.base import Distribution, check_draw
 from glow.distributions.latent import StandardNormal
 from glow.errors import UsageError, check_choice, check_positive
@@ -29,7 +29,8 @@ class VAE(Distribution):
 
     Args:
         event_shape: (C, H, W) of images with values 0 and 1.
-        posterior: f: ``gaussian`` (no flow), ``iaf`` (Kingma et al. 2016) or ``planar`` (Rezende & Mohamed 2015).
+        posterior: f: ``gaussian`` (no flow), ``iaf`` (Kingma et al. 2016), ``planar`` (Rezende & Mohamed 2015) or ``sylvester``
+            (van den Berg et al. 2018).
         layers: maps of that flow.
         hidden: size of the hidden layers of encoder, decoder and the flow's networks.
         latents: dimensions of z.
@@ -60,7 +61,7 @@ class VAE(Distribution):
                 f"VAE models binary images: the data must be images (C, H, W) and grey_levels 2, got shape "
                 f"{tuple(event_shape)} and grey_levels {grey_levels}"
             )
-        check_choice("posterior", posterior, ("gaussian", "iaf", "planar"))
+        check_choice("posterior", posterior, ("gaussian", "iaf", "planar", "sylvester"))
         for name, value in {"layers": layers, "hidden": hidden, "context": context}.items():
             check_positive(name, value, integer=True)
         check_positive("latents", latents, integer=True)
@@ -72,6 +73,8 @@ class VAE(Distribution):
             maps = autoregressive_layers(latents, layers, hidden, 1, Affine("tanh"), context)
         elif posterior == "planar":
             maps = [Planar(latents, context) for _ in range(layers)]
+        elif posterior == "sylvester":
+            maps = [Sylvester(latents, latents, context) for _ in range(layers)]
         d = math.prod(event_shape)
         self.encoder = _network(d, hidden, 2 * latents + context)  # mean, log standard deviation, context
         self.posterior = Composition(maps)

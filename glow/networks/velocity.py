@@ -35,6 +35,7 @@ class Velocity(nn.Module):
         """The velocity (B, D) and the products of its Jacobian with K vectors for each x: (K, B, D) -> (K, B, D)."""
         t, last = t.reshape(1), len(self.linear) - 1
         for i, (linear, gate, shift) in enumerate(zip(self.linear, self.gate, self.shift, strict=True)):
+            assert isinstance(linear, nn.Linear)
             share = torch.sigmoid(gate(t))
             weight, bias = share[:, None] * linear.weight, share * linear.bias + shift(t)
             x, vectors = F.linear(x, weight, bias), F.linear(vectors, weight)

@@ -37,6 +37,7 @@ from glow.bijections import (
     Spline,
     SplitPrior,
     Squeeze,
+    Sylvester,
     TopPrior,
 )
 from glow.fused import FusedLevel
@@ -164,6 +165,8 @@ CASES: dict[str, Case] = {
     ),
     "planar": Case(lambda: Planar(3), (3,)),
     "planar with context": Case(lambda: Planar(4, 3), (4,), numbers),
+    "sylvester": Case(lambda: Sylvester(4, 3), (4,)),
+    "sylvester with context": Case(lambda: Sylvester(3, 3, 3), (3,), numbers),
     "radial": Case(lambda: Radial(3), (3,)),
     "continuous": Case(lambda: Continuous(Velocity(3, 4, 1), "rk4", steps=50), (3,)),
     "sigmoid": Case(Sigmoid, (4,)),
@@ -324,7 +327,7 @@ def test_autocast_leaves_the_algebra_in_its_dtype(case: Case, dtype: torch.dtype
     for sub in module.modules():
         if isinstance(sub, (Coupling, Autoregressive, Gaussianize)) and sub.network is not None:
             sub.network.forward = partial(_without_autocast, sub.network.forward)  # type: ignore[method-assign]
-        if isinstance(sub, Planar) and sub.amortized is not None:
+        if isinstance(sub, (Planar, Sylvester)) and sub.amortized is not None:
             sub.amortized.forward = partial(_without_autocast, sub.amortized.forward)  # type: ignore[method-assign]
     z, log_det = module(x, context)
     with torch.autocast("cpu", dtype=torch.bfloat16):

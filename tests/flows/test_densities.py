@@ -144,7 +144,7 @@ def fitted(model: nn.Module, x: Tensor, steps: int) -> float:
     return -model.eval()(x[:500]).mean().item()
 
 
-POSTERIORS = ("gaussian", "iaf", "planar")
+POSTERIORS = ("gaussian", "iaf", "planar", "sylvester")
 
 
 class TestVAE:
@@ -183,7 +183,7 @@ class TestVAE:
         assert fitted(model, x, 60) < before - 5
 
     def test_the_posterior_depends_on_the_context(self) -> None:
-        for posterior in ("iaf", "planar"):
+        for posterior in ("iaf", "planar", "sylvester"):
             model = VAE((1, 8, 8), posterior, 2, 16, latents=4, context=5, grey_levels=2)
             shaken(model)
             z = torch.randn(3, 4, dtype=torch.float64)
@@ -211,7 +211,7 @@ class TestVAE:
         [
             ({"event_shape": (2,)}, "VAE models binary images"),
             ({"grey_levels": 17}, r"grey_levels 2, got shape \(1, 8, 8\) and grey_levels 17"),
-            ({"posterior": "maf"}, "posterior='maf' is not one of gaussian, iaf, planar"),
+            ({"posterior": "maf"}, "posterior='maf' is not one of gaussian, iaf, planar, sylvester"),
             ({"latents": 0}, "latents must be an integer above zero"),
             ({"posterior": "iaf", "latents": 1}, "two or more for posterior=iaf"),
         ],

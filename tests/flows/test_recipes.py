@@ -187,11 +187,11 @@ class TestEveryFamilyOfVectors:
         allowed = {NICE: 0.35, PlanarFlow: 0.9, RadialFlow: 1.25}
         slower = 0.15 if options.get("base") == "uniform" else 0.0
         assert entropy - 0.1 < nll < entropy + allowed.get(recipe, 0.25) + slower
-        axis = torch.linspace(-8, 8, 401)
+        axis = torch.linspace(-8, 8, 201)
         with torch.no_grad():
-            across = flow.log_prob(torch.cartesian_prod(axis, torch.linspace(-6, 24, 751)))
+            across = flow.log_prob(torch.cartesian_prod(axis, torch.linspace(-6, 24, 376)))
         heavy = 0.05 if options.get("base") == "student_t" else 0.0  # of which some is outside
-        assert across.exp().sum().item() * 0.04 * 0.04 == pytest.approx(1, abs=0.02 + heavy)
+        assert across.exp().sum().item() * 0.08 * 0.08 == pytest.approx(1, abs=0.02 + heavy)
 
     def test_its_density_integrates_to_one(
         self, recipe: type[Distribution], options: dict[str, object]
@@ -202,9 +202,8 @@ class TestEveryFamilyOfVectors:
         with torch.no_grad():
             for parameter in flow.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
-        t = torch.linspace(
-            -5, 5, 481, dtype=torch.float64
-        )  # the axes are sinh(t): fine in the middle, and to 74
+        # The axes are sinh(t): fine in the middle, and to 74.
+        t = torch.linspace(-5, 5, 481, dtype=torch.float64)
         cells = t.cosh() * (t[1] - t[0])
         with torch.no_grad():
             density = flow.log_prob(torch.cartesian_prod(t.sinh(), t.sinh())).exp().view(481, 481)
