@@ -236,13 +236,13 @@ def _training_mean(session: Session) -> float | None:
 def measure_baselines(session: Session, report: dict[str, Any]) -> None:
     """Compare points in the plane with simple densities of the training points, and draw both."""
     flow, data = session.density, session.data
+    if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x)) is not None:
+        report["true_nll"] = truth
     if not session.cfg.diagnostics or flow.event_shape != (2,) or len(data.x) < MIN_POINTS:
         return
     from glow.evaluation.plane import baselines, plane_picture  # slow to import
 
     fitted = baselines(session.training.x, data.x)
-    if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x)) is not None:
-        report["true_nll"] = truth
     session.save(plane_picture(flow, data.x, session.generator("samples")), "plane")
     flow_nll = report["weights"][session.weights]["mean"]
     print("negative log-likelihood of held-out points, nats:")

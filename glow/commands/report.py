@@ -184,18 +184,16 @@ def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any]:
-    """What is known of a density in the plane: the entropy of the test points, or the figures of reverse-KL training."""
+    """What is known of the density: the entropy of the test points, and the figures of training on its formula."""
+    figures: dict[str, Any] = {}
     if isinstance(module, ReverseKL):
         assert isinstance(module.flow, Flow)
-        return {
-            "reverse_kl": reverse_kl_report(
-                module.flow, module.density, WEIGHTED, generator("cpu", "weights", module.seed)
-            )
-        }
-    truth = (
-        data.true_nll(data.arrays("test")[0]) if isinstance(data, Toy) and "test" in data.examples else None
-    )
-    return {} if truth is None else {"true_nll": truth}
+        source = generator("cpu", "weights", module.seed)
+        figures["reverse_kl"] = reverse_kl_report(module.flow, module.density, WEIGHTED, source)
+    if module.unit == "nll" and isinstance(data, Toy) and "test" in data.examples:
+        truth = data.true_nll(data.arrays("test")[0])
+        figures |= {} if truth is None else {"true_nll": truth}
+    return figures
 
 
 def device_name(trainer: L.Trainer) -> str:

@@ -1,4 +1,4 @@
-"""Densities in the plane: what small flows are trained on, and what they are measured against."""
+"""Densities in the plane, and the table of all that are known."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.distributions.plane_density import NormalizedDensity, PlaneDensity, Points, midpoints
+from glow.distributions.dimer import Dimer
+from glow.distributions.known import KnownDensity, Points, TwoStates
+from glow.distributions.plane_density import NormalizedDensity, PlaneDensity, midpoints
 from glow.errors import check_choice, check_positive
 
 __all__ = ["DENSITIES", "DoubleWell", "NormalizedDensity", "PlaneDensity", "density"]
@@ -140,7 +142,7 @@ class Banana(NormalizedDensity):
         return np.stack((a, a * a - 1 + self.noise * b), axis=1)
 
 
-class DoubleWell(PlaneDensity):
+class DoubleWell(TwoStates, PlaneDensity):
     r"""The Boltzmann density of :math:`E = x_1^4/4 - 2 x_1^2 + x_1/2 + x_2^2/2`, in units of kT.
 
     Two wells near -2 and 2 with a barrier of about 4 kT between them, the left one 2 kT deeper (after Noé et al. 2019,
@@ -157,13 +159,6 @@ class DoubleWell(PlaneDensity):
     def right(x: Tensor) -> Tensor:
         """Which points (..., 2) are in the right well."""
         return x[..., 0] > 0
-
-    def observables(self, x: Tensor, log_w: Tensor) -> dict[str, float]:
-        """``free_energy_difference`` of the right well over the left one, kT, by integration, and
-        ``free_energy_estimate`` from the weighted points (Noé et al. 2019)."""
-        right = self.right(x)
-        estimate = (log_w[~right].logsumexp(0) - log_w[right].logsumexp(0)).item()
-        return {"free_energy_difference": self.free_energy_difference, "free_energy_estimate": estimate}
 
     @cached_property
     def free_energy_difference(self) -> float:
@@ -200,7 +195,7 @@ class Energy(PlaneDensity):
         return arms.logsumexp(0) - wall
 
 
-DENSITIES: dict[str, Callable[[float], PlaneDensity]] = {
+DENSITIES: dict[str, Callable[[float], KnownDensity]] = {
     "two_moons": TwoMoons,
     "bimodal": Bimodal,
     "eight_gaussians": EightGaussians,
@@ -210,6 +205,7 @@ DENSITIES: dict[str, Callable[[float], PlaneDensity]] = {
     "two_spirals": TwoSpirals,
     "banana": Banana,
     "double_well": lambda noise: DoubleWell(),
+    "dimer": lambda noise: Dimer(),
     "energy_1": lambda noise: Energy(1),
     "energy_2": lambda noise: Energy(2),
     "energy_3": lambda noise: Energy(3),
@@ -218,7 +214,7 @@ DENSITIES: dict[str, Callable[[float], PlaneDensity]] = {
 """The densities by name, each made from its noise."""
 
 
-def density(kind: str, noise: float) -> PlaneDensity:
+def density(kind: str, noise: float) -> KnownDensity:
     """The density of a name.
 
     Args:

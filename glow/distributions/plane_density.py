@@ -1,16 +1,14 @@
 """What is known of a density in the plane: samples, the integral and probabilities, by a grid where nothing better is."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Points = NDArray[np.float64]
+from glow.distributions.known import KnownDensity, Points
 
 
 def midpoints(n: int) -> Points:
@@ -18,21 +16,13 @@ def midpoints(n: int) -> Points:
     return (np.arange(n) + 0.5) / n
 
 
-class PlaneDensity(ABC):
-    """A density in the plane, known at least up to a factor."""
+class PlaneDensity(KnownDensity):
+    """A density in the plane, D = 2, known at least up to a factor."""
 
     box = (-4.0, 4.0, -4.0, 4.0)
     """x from and to, y from and to: all but a negligible part of the mass lies inside."""
     side = 600
     """Cells of the grid on which integrals are taken, along each side of the box."""
-    is_density = True
-    """Whether there is a density: without noise, all points of some lie on lines."""
-    nowhere_zero = True
-    """Whether it is above zero on the whole plane."""
-
-    @abstractmethod
-    def log_prob(self, x: Tensor) -> Tensor:
-        """The logarithm of the density at x (B, 2), up to ``log_normalizer``: (B,), nats."""
 
     def sample(self, n: int, rng: np.random.Generator) -> Points:
         """Draw points (n, 2): here cells of the grid by their mass and a uniform point in each, exactly where a
@@ -47,15 +37,6 @@ class PlaneDensity(ABC):
     def log_normalizer(self) -> float:
         """The logarithm of the integral, by the midpoint rule."""
         return self._log_mass.flatten().logsumexp(0).item()
-
-    def observables(self, x: Tensor, log_w: Tensor) -> dict[str, float]:
-        """What else is known of this density, beside its estimate from weighted points.
-
-        Args:
-            x: points (B, 2).
-            log_w: logarithms (B,) of their weights, up to a constant.
-        """
-        return {}
 
     def log_probability(self, where: Callable[[Tensor], Tensor]) -> float:
         """The logarithm of the probability of the points (B, 2) for which ``where`` is true, by the same rule."""

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from glow.distributions.plane import PlaneDensity
+from glow.distributions.known import KnownDensity
 from glow.flows.flow import Flow
 
 
 @torch.no_grad()
-def reverse_kl_report(flow: Flow, target: PlaneDensity, n: int, generator: torch.Generator) -> dict[str, Any]:
-    r"""Samples of the flow q weighted by :math:`w = \tilde p(x) / q(x)`, set beside integrals on a grid.
+def reverse_kl_report(flow: Flow, target: KnownDensity, n: int, generator: torch.Generator) -> dict[str, Any]:
+    r"""Samples of the flow q weighted by :math:`w = \tilde p(x) / q(x)`, set beside integrals.
 
     Args:
-        flow: of points in the plane.
+        flow: of vectors.
         target: the unnormalized density.
         n: number of samples.
         generator: their source.

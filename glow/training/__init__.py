@@ -7,7 +7,7 @@ from glow.training.module import DensityModule
 from glow.training.muon import Muon
 from glow.training.pictures import Pictures
 from glow.training.progress import Throughput, progress
-from glow.training.reverse_kl import ReverseKL
+from glow.training.reverse_kl import BothKL, ReverseKL
 from glow.training.sample_quality import SampleQuality
 from glow.training.schedules import warmup
 from glow.training.smallest_scale import SmallestScale
@@ -15,6 +15,7 @@ from glow.training.time_estimate import TimeEstimate
 
 __all__ = [
     "EMA",
+    "BothKL",
     "DensityModule",
     "Initialize",
     "MaximumLikelihood",

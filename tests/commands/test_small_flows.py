@@ -53,8 +53,24 @@ def test_every_density_runs_on_its_formula(run: Run, kind: str, capsys: pytest.C
     report = results["reverse_kl"]
     assert report["elbo_gap"] > 0
     assert 0 < report["ess"] < 1
-    assert ("free_energy_estimate" in report) == (kind == "double_well")
+    assert ("free_energy_estimate" in report) == (kind in ("double_well", "dimer"))
     assert "below the log normalizer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dataset", ["double_well", "dimer"])
+def test_a_boltzmann_generator(
+    run: Run, tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its figure is that of the data alone; the formula's stand beside it."""
+    results = run("experiment=boltzmann", f"dataset={dataset}", "name=boltzmann", *POINTS)
+    assert results["unit"] == "nats"
+    assert results["test"]["raw"] > results["true_nll"]
+    assert 0 < results["reverse_kl"]["ess"] < 1
+    assert "kT from weighted samples" in capsys.readouterr().out
+    ckpt = f"ckpt={tmp_path}/outputs/boltzmann"
+    sample(compose("sample", [ckpt, "n=20"]))
+    report = evaluate(compose("evaluate", [ckpt, "limit=50", "diagnosed=50"]))
+    assert report["true_nll"] == pytest.approx(results["true_nll"], abs=0.5)
 
 
 @pytest.mark.parametrize("base", ["uniform", "mixture", "student_t"])

@@ -13,12 +13,16 @@ from glow.data import Toy, build_data
 from glow.distributions.plane import DENSITIES, DoubleWell, NormalizedDensity, PlaneDensity, density
 from glow.errors import UsageError
 
+PLANE = [kind for kind in DENSITIES if kind != "dimer"]
+
 
 def configured(kind: str) -> PlaneDensity:
-    return density(kind, compose("train", [f"dataset={kind}"]).dataset.noise)
+    found = density(kind, compose("train", [f"dataset={kind}"]).dataset.noise)
+    assert isinstance(found, PlaneDensity)
+    return found
 
 
-@pytest.mark.parametrize("kind", DENSITIES)
+@pytest.mark.parametrize("kind", PLANE)
 class TestEveryTarget:
     def test_it_integrates_to_its_normalizer(self, kind: str) -> None:
         """With a coarser grid than the one that normalizes energies."""

@@ -13,7 +13,7 @@ from glow.distributions.plane import DoubleWell, PlaneDensity
 from glow.errors import UsageError
 from glow.evaluation.reverse_kl import reverse_kl_report
 from glow.flows import NSF, Flow, RealNVP
-from glow.training import ReverseKL
+from glow.training import BothKL, ReverseKL
 
 REALNVP: dict[str, Any] = {"_target_": "glow.flows.RealNVP", "event_shape": [2]}
 
@@ -84,6 +84,26 @@ def test_the_loss_is_the_negative_elbo_and_reaches_every_parameter() -> None:
     )
     loss.mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_of_both_the_value_is_that_of_the_data_and_the_gradient_their_mixture() -> None:
+    dataset = dict(compose("train", ["dataset=double_well"]).dataset)
+    module = BothKL(model={**REALNVP, "layers": 2, "hidden": 8}, dataset=dataset, share=0.3)
+    assert module.unit == "nll"
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    batch, noise = (torch.randn(64, 2),), module.noise(64, torch.Generator().manual_seed(0))
+
+    def gradient(loss: Tensor) -> Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss.mean(), list(module.parameters()))])
+
+    nll, reverse = -module.flow(batch[0]), ReverseKL.loss(module, batch, noise)
+    torch.testing.assert_close(module.loss(batch, noise), nll)
+    mixture = 0.7 * gradient(nll) + 0.3 * gradient(reverse)
+    torch.testing.assert_close(gradient(module.loss(batch, noise)), mixture)
+    module.eval()
+    torch.testing.assert_close(gradient(module.loss(batch, noise)), gradient(-module.flow(batch[0])))
 
 
 @pytest.mark.parametrize("flow", [RealNVP((2,), 2, 8), NSF((2,), 2, 8)], ids=["realnvp", "nsf"])

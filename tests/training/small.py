@@ -7,7 +7,7 @@ import lightning as L
 import torch
 
 from glow.data import Digits, Toy
-from glow.training import Initialize, MaximumLikelihood, ReverseKL, warmup
+from glow.training import BothKL, Initialize, MaximumLikelihood, ReverseKL, warmup
 
 GLOW = {"_target_": "glow.flows.Glow", "event_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 16}
 REALNVP = {"_target_": "glow.flows.RealNVP", "event_shape": [2], "layers": 2, "hidden": 8}
@@ -48,6 +48,12 @@ def of_energy(**options: Any) -> ReverseKL:
     L.seed_everything(0, verbose=False)
     optimizer = partial(torch.optim.Adam, lr=2e-3)
     return ReverseKL(None, optimizer, **{"model": REALNVP, "dataset": ENERGY, **options})
+
+
+def of_both(**options: Any) -> BothKL:
+    L.seed_everything(0, verbose=False)
+    optimizer = partial(torch.optim.Adam, lr=2e-3)
+    return BothKL(None, optimizer, **{"model": REALNVP, "dataset": ENERGY, **options})
 
 
 def fit(

@@ -51,7 +51,7 @@ def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
 
 def test_bits_per_dim_of_an_independent_gaussian_is_reached() -> None:
     """The loss is comparable with a model fitted by hand: it must beat independent Gaussians per pixel."""
-    _, trainer = trained(max_epochs=25)
+    _, trainer = trained(max_epochs=10)
     data = trainer.datamodule
     train, val = (data.arrays(s)[0].double() + 0.5 for s in ("train", "val"))
     gaussian = torch.distributions.Normal(train.mean(0), train.std(0) + 0.3)
@@ -182,12 +182,12 @@ def test_twenty_seeds_of_fifty_steps_stay_finite() -> None:
 
 
 def test_a_trained_2d_density_integrates_to_one(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    run("experiment=two_moons", "fit.max_steps=400", "callbacks.pictures=null", "callbacks.estimate=null")
+    run("experiment=two_moons", "fit.max_steps=200", "callbacks.pictures=null", "callbacks.estimate=null")
     module = MaximumLikelihood.load_from_checkpoint(
         tmp_path / "outputs/two_moons-realnvp/checkpoints/best.ckpt", weights_only=True
     )
     flow = module.flow.double().eval()
-    axis = torch.linspace(-6, 6, 1201).double()
+    axis = torch.linspace(-6, 6, 601).double()
     with torch.no_grad():
         density = flow.log_prob(torch.cartesian_prod(axis, axis)).exp()
     assert (density.sum() * (axis[1] - axis[0]) ** 2).item() == pytest.approx(1, abs=2e-3)

@@ -48,9 +48,7 @@ def same_weights(first: Path, second: Path) -> None:
     [
         (5, ["fit.max_epochs=3"]),  # inside an epoch
         (11, ["fit.max_epochs=3"]),  # at its end
-        (14, ["fit.max_epochs=3"]),
         (5, ["fit.max_epochs=-1", "fit.max_steps=33"]),
-        (11, ["fit.max_epochs=-1", "fit.max_steps=33"]),
         (22, ["fit.max_epochs=4", "fit.max_steps=33"]),
         (16, ["fit.max_epochs=3", "trainer.accumulate_grad_batches=3"]),  # inside an optimizer step
     ],
@@ -213,7 +211,7 @@ def test_a_decay_ends_with_the_time_limit_also_after_a_break(
         "trainer.log_every_n_steps=1",
     )
     with monkeypatch.context() as patch:
-        stop_after(patch, 15)
+        stop_after(patch, 5)
         with pytest.raises(SystemExit):
             run(*limited, "name=timed")
     run(*limited, "name=timed")

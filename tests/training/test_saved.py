@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from glow.errors import UsageError
 from glow.flows import build
-from glow.training import EMA, DensityModule, MaximumLikelihood, ReverseKL
+from glow.training import EMA, BothKL, DensityModule, MaximumLikelihood, ReverseKL
 
-from .small import ENERGY, GLOW, QUIET, REALNVP, digits, fit, of_digits, of_energy, of_points, points
+from .small import ENERGY, GLOW, QUIET, REALNVP, digits, fit, of_both, of_digits, of_energy, of_points, points
 
 
 def saved(folder: Path, module: DensityModule, *callbacks: L.Callback) -> Path:
@@ -30,7 +30,12 @@ DATASET = {"name": "digits", "shape": [1, 8, 8], "root": None}
 @pytest.mark.parametrize("average", [False, True], ids=["raw", "ema"])
 @pytest.mark.parametrize(
     ("make", "options"),
-    [(of_digits, {"shift": 0.1, "dataset": DATASET, "seed": 3}), (of_points, {}), (of_energy, {})],
+    [
+        (of_digits, {"shift": 0.1, "dataset": DATASET, "seed": 3}),
+        (of_points, {}),
+        (of_energy, {}),
+        (of_both, {"share": 0.2}),
+    ],
 )
 def test_it_holds_tensors_and_plain_values(tmp_path: Path, make: Any, options: Any, average: bool) -> None:
     module = make(**options)
@@ -38,14 +43,20 @@ def test_it_holds_tensors_and_plain_values(tmp_path: Path, make: Any, options: A
     content = torch.load(path, weights_only=True)
     values = content["hyper_parameters"]
     assert json.loads(json.dumps(values)) == values
-    expected = {"model", "dataset", "seed"} | ({"shift", "label_dropout"} if make is not of_energy else set())
-    assert values.keys() == expected
+    own = {of_energy: set(), of_both: {"share"}}.get(make, {"shift", "label_dropout"})
+    assert values.keys() == {"model", "dataset", "seed"} | own
     assert all(values[k] == v for k, v in options.items())
 
 
 @pytest.mark.parametrize("average", [False, True], ids=["raw", "ema"])
 @pytest.mark.parametrize(
-    ("make", "cls"), [(of_digits, MaximumLikelihood), (of_points, MaximumLikelihood), (of_energy, ReverseKL)]
+    ("make", "cls"),
+    [
+        (of_digits, MaximumLikelihood),
+        (of_points, MaximumLikelihood),
+        (of_energy, ReverseKL),
+        (of_both, BothKL),
+    ],
 )
 def test_it_is_loaded_without_yaml_optimizer_and_schedule(
     tmp_path: Path, make: Any, cls: type[DensityModule], average: bool
@@ -130,6 +141,12 @@ def test_a_flow_of_your_own_is_given(tmp_path: Path) -> None:
 def test_a_bad_label_dropout(share: Any) -> None:
     with pytest.raises(UsageError, match="objective.label_dropout must be"):
         of_digits(label_dropout=share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, "much"])
+def test_a_bad_share_of_the_reverse_kl(share: Any) -> None:
+    with pytest.raises(UsageError, match="objective.share must be"):
+        of_both(share=share)
 
 
 @pytest.mark.parametrize("shift", [-0.1, 1, "much"])
