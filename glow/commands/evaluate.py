@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     report: dict[str, Any] = {
         "ckpt": str(session.saved.path), "steps": session.saved.steps, "dataset": data.label,
         "dataset_config": source.config, "split": data.split, "limit": cfg.limit,
-        "unit": UNITS["bpd" if in_bits(flow) else "nll"], "dimensions": math.prod(flow.event_shape),
+        "unit": UNITS["bpd" if flow.in_bits else "nll"], "dimensions": math.prod(flow.event_shape),
         "seed": session.seed, "draws": cfg.draws, "bound": cfg.bound, "batch_size": _batch_size(session),
         "device": str(flow.device), "dtype": str(flow.dtype).removeprefix("torch."),
         "command": " ".join(["python", *sys.argv]),
@@ -80,13 +80,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return report
 
 
-def in_bits(flow: Distribution) -> bool:
-    """Whether its figures are bits/dim, of grey images, or else nats."""
-    return flow.dequantization is not None
-
-
 def _check_ood(flow: Distribution) -> None:
-    if not in_bits(flow):
+    if not flow.in_bits:
         kind = "points" if flow.grey_levels is None else "binary images"
         raise UsageError(f"ood needs a flow of grey images, and this model is of {kind}")
 
@@ -108,7 +103,7 @@ def losses(session: Session, flow: Distribution, data: Loaded, what: str, draws:
             flow, batches, split=data.split, seed=session.seed, draws=draws or session.cfg.draws, bound=session.cfg.bound,
             progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
-    return bits_per_dim(log_probs, flow.event_shape) if in_bits(flow) else -log_probs
+    return bits_per_dim(log_probs, flow.event_shape) if flow.in_bits else -log_probs
 
 
 def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
@@ -129,6 +124,9 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
     if session.density.classes:
         report["labels"] = "given" if data.y is not None else "none"
         print(f"  {labels_note(session.density, data)}")
+    if session.density.in_bits and session.density.noise(1) is None:
+        report["exact"] = True
+        print("  exact log-probabilities of the integers, no bound")
     with (session.folder / "per_image.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["index", *(["label"] if data.y is not None else []), *values])
@@ -149,7 +147,7 @@ def labels_note(flow: Distribution, data: Loaded) -> str:
     nats = math.log(flow.classes)
     more = (
         f"{nats / math.log(2) / math.prod(flow.event_shape):.4f} bits/dim"
-        if in_bits(flow)
+        if flow.in_bits
         else f"{nats:.4f} nats"
     )
     return f"given the labels; without them at most {more} more (the mixture of all classes)"

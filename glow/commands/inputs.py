@@ -123,7 +123,7 @@ def images(
 def _image(session: "Session", chosen: Any) -> Tensor:
     """A picture by its path, or an example of the split by its index."""
     if isinstance(chosen, str):
-        return read_pictures("images", [chosen], session.flow)[0]
+        return read_pictures("images", [chosen], session.density)[0]
     check_positive("images", chosen, integer=True, zero=True)
     if chosen >= len(session.data.x):
         raise UsageError(f"images has {chosen}, but the split has {len(session.data.x)} examples")
@@ -141,4 +141,4 @@ def labelled(session: "Session", x: Tensor, y: Tensor | None = None) -> tuple[Te
         y = labels(session, len(x))
     elif session.cfg.mode in ("interpolate", "manipulate"):
         y = None
-    return x, y if session.flow.classes else None  # no labels: the density without them
+    return x, y if session.density.classes else None  # no labels: the density without them

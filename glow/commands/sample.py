@@ -17,6 +17,7 @@ from glow.commands.samples import FORMATS, decode_warnings, draw_samples, one_te
 from glow.commands.session import Session
 from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.latents import PATHS, interpolate, redraw
+from glow.flows.pixelcnn import PixelCNN
 
 STEPS = 300
 """Of a completion: a minute for four of a small image on a CPU."""
@@ -53,7 +54,8 @@ def sample(cfg: DictConfig) -> dict[str, Any]:
         return export(session)
     if session.density.grey_levels is None and cfg.mode != "samples":
         raise UsageError(f"mode={cfg.mode} needs a model of images, and this one is of points")
-    if cfg.mode != "samples" and not session.flow.base.is_normal:
+    exact = cfg.mode == "complete" and isinstance(session.density, PixelCNN)
+    if cfg.mode != "samples" and not exact and not session.flow.base.is_normal:
         raise UsageError(f"mode={cfg.mode} needs a flow with a standard normal base: model.base=normal")
     session.make_folder("samples")
     metrics = MODES[cfg.mode](session)
@@ -132,22 +134,31 @@ def draw_completions(session: Session) -> dict[str, Any]:
     from glow.evaluation.completion import complete, trace_picture  # slow to import
     from glow.evaluation.masks import parse_mask
 
-    cfg, flow = session.cfg, session.flow
+    cfg = session.cfg
+    density = session.density if isinstance(session.density, PixelCNN) else session.flow
     temperature = one_temperature(session, 1.0)
     x, y = images(session, [0])
-    missing = parse_mask(str(cfg.mask), flow.event_shape, session.generator("mask"))
+    missing = parse_mask(str(cfg.mask), density.event_shape, session.generator("mask"))
+    heads = ["image", "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
     rows, metrics = [], []
     for i, image in enumerate(x):
+        source = session.generator("complete", i)
+        rows += [image[None], image.masked_fill(missing, session.levels // 2)[None]]
+        if isinstance(density, PixelCNN):
+            filled = density.complete(
+                image, missing, cfg.completions, temperature=temperature, generator=source
+            )
+            rows.append(filled.cpu())
+            continue
         label = None if y is None else y[i]
         with tqdm(
             total=cfg.steps or STEPS, desc=f"image {i}", delay=2, disable=not sys.stderr.isatty()
         ) as bar:
             completion = complete(
-                flow, image, missing, n=cfg.completions, steps=cfg.steps or STEPS, temperature=temperature, y=label,
-                generator=session.generator("complete", i), progress=partial(_advance, bar),
+                density, image, missing, n=cfg.completions, steps=cfg.steps or STEPS, temperature=temperature, y=label,
+                generator=source, progress=partial(_advance, bar),
             )  # fmt: skip
-        hole = image.masked_fill(missing, session.levels // 2)
-        rows += [image[None], hole[None], completion.images.cpu()]
+        rows.append(completion.images.cpu())
         session.save(trace_picture(completion), f"complete_trace_{i}" if len(x) > 1 else "complete_trace")
         metrics.append(completion.metrics())
         print(
@@ -155,7 +166,6 @@ def draw_completions(session: Session) -> dict[str, Any]:
             f"{completion.misfit.mean():.1f} grey levels before they were set; "
             f"{', '.join(f'{b:.2f}' for b in completion.trace[-1])} bits/dim"
         )
-    heads = ["image", "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
     session.draw_grid(
         torch.cat(rows), "complete", len(heads), title=f"temperature {temperature:g}", heads=heads,
         labels=None if y is None else y.repeat_interleave(len(heads)),

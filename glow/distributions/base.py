@@ -111,6 +111,11 @@ class Distribution(nn.Module, ABC):
         return self.dequantization.grey_levels if self.dequantization else None
 
     @property
+    def in_bits(self) -> bool:
+        """Whether its figures are bits/dim, of grey images, or else nats."""
+        return self.dequantization is not None
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device

@@ -12,6 +12,17 @@ from glow.errors import UsageError, check_positive
 from glow.seeds import draw
 
 
+def check_levels(q: Tensor, grey_levels: int) -> None:
+    """Raise ``UsageError`` unless q are integers in 0 .. grey_levels-1."""
+    if q.is_floating_point():
+        raise UsageError(f"images must be integers from 0 to {grey_levels - 1}, got {q.dtype}")
+    # A uint8 picture of 256 levels is in range by its type; only the others are worth a look.
+    if (q.dtype != torch.uint8 or grey_levels < 256) and ((q < 0) | (q >= grey_levels)).any():
+        raise UsageError(
+            f"images must be integers from 0 to {grey_levels - 1}, got values from {q.min()} to {q.max()}"
+        )
+
+
 class Dequantization(nn.Module):
     r"""Uniform dequantization of an integer in 0 .. levels-1 (Theis et al. 2016, section 3.1).
 
@@ -65,13 +76,7 @@ class Dequantization(nn.Module):
         Raises:
             UsageError: ``q`` is not of an integer dtype or leaves the range.
         """
-        if q.is_floating_point():
-            raise UsageError(f"images must be integers from 0 to {self.grey_levels - 1}, got {q.dtype}")
-        # A uint8 picture of 256 levels is in range by its type; only the others are worth a look.
-        if (q.dtype != torch.uint8 or self.grey_levels < 256) and ((q < 0) | (q >= self.grey_levels)).any():
-            raise UsageError(
-                f"images must be integers from 0 to {self.grey_levels - 1}, got values from {q.min()} to {q.max()}"
-            )
+        check_levels(q, self.grey_levels)
         x = (q + noise) / self.grey_levels - 0.5
         return x, self.correction(x)
 

@@ -17,6 +17,7 @@ from glow.flows.glow import Glow
 from glow.flows.made import MADEDensity
 from glow.flows.nice import NICE
 from glow.flows.nsf import NSF
+from glow.flows.pixelcnn import PixelCNN
 from glow.flows.planar import PlanarFlow, RadialFlow
 from glow.flows.realnvp import RealNVP
 from glow.flows.vae import VAE
@@ -26,7 +27,20 @@ Classes = Mapping[str, Callable[..., Any]]
 
 RECIPES: dict[str, type[Distribution]] = {
     f"glow.flows.{recipe.__name__}": recipe
-    for recipe in (Glow, NICE, RealNVP, NSF, MAF, IAF, FFJORD, PlanarFlow, RadialFlow, MADEDensity, VAE)
+    for recipe in (
+        Glow,
+        NICE,
+        RealNVP,
+        NSF,
+        MAF,
+        IAF,
+        FFJORD,
+        PlanarFlow,
+        RadialFlow,
+        MADEDensity,
+        VAE,
+        PixelCNN,
+    )
 }
 """What a configuration's ``_target_`` may be. A table instead of imports: a checkpoint's configuration can only ask for
 one of these, never for other code."""
@@ -119,6 +133,7 @@ __all__ = [
     "Flow",
     "Glow",
     "MADEDensity",
+    "PixelCNN",
     "PlanarFlow",
     "RadialFlow",
     "RealNVP",

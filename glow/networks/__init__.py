@@ -1,9 +1,20 @@
 """Networks that give a coupling its parameters, or a flow in continuous time its velocity."""
 
 from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
+from glow.networks.gated import CausalNet
 from glow.networks.made import MADE
 from glow.networks.mlp import MLP
 from glow.networks.resnet import ResNet
 from glow.networks.velocity import Velocity
 
-__all__ = ["MADE", "MLP", "ActNormConv2d", "ConvNet", "ResNet", "ScaledConv2d", "Velocity", "ZeroConv2d"]
+__all__ = [
+    "MADE",
+    "MLP",
+    "ActNormConv2d",
+    "CausalNet",
+    "ConvNet",
+    "ResNet",
+    "ScaledConv2d",
+    "Velocity",
+    "ZeroConv2d",
+]

@@ -52,7 +52,7 @@ class MaximumLikelihood(DensityModule):
             raise UsageError(f"objective.label_dropout must be in [0, 1], got {label_dropout}")
         self.save_hyperparameters("shift", "label_dropout")
         self.shift, self.label_dropout = shift, label_dropout
-        self.unit = "nll" if self.flow.dequantization is None else "bpd"
+        self.unit = "bpd" if self.flow.in_bits else "nll"
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         x, *labels = batch

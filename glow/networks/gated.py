@@ -1,0 +1,114 @@
+"""Causal convolutions of images: each pixel is told those above it and those to its left."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution whose weight is a matrix to optimizers such as ``glow.training.Muon``."""
+
+    matrices: ClassVar[dict[str, int]] = {"weight": 4}
+
+
+class GatedLayer(nn.Module):
+    """Two stacks of gated convolutions, without a blind spot (van den Oord et al. 2016b, figure 2).
+
+    The vertical stack sees its own row and those above, the horizontal one the pixel and those to its left, and what the vertical
+    stack knows. That a pixel is not told itself is for the inputs to care, see ``CausalNet``.
+
+    Args:
+        width: channels of both stacks.
+        reach: how many rows, and columns, a pixel sees back, its own included.
+        dropout: of what the horizontal stack adds.
+    """
+
+    def __init__(self, width: int, reach: int, dropout: float) -> None:
+        super().__init__()
+        self.vertical = Conv2d(width, 2 * width, (reach, 2 * reach - 1))
+        self.down = Conv2d(2 * width, 2 * width, 1)
+        self.horizontal = Conv2d(width, 2 * width, (1, reach))
+        self.out = Conv2d(width, width, 1)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def above(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The vertical stack, padded by what it sees -> its next layer (B, width, H, W), and (B, 2 width, H, W) for the other."""
+        seen = self.vertical(v)
+        return _gated(seen), self.down(seen)
+
+    def left(self, seen: Tensor, h: Tensor, residual: Tensor) -> Tensor:
+        """What the vertical stack saw, the horizontal one, padded, and without -> its next layer (B, width, H, W)."""
+        return residual + self.out(self.dropout(_gated(seen + self.horizontal(h))))
+
+
+class CausalNet(nn.Module):
+    """Pixels (B, C, H, W) -> numbers (B, P, H, W) that depend on the pixels above and to the left, row by row.
+
+    Both stacks begin with the image moved by a row or a column. A channel of ones beside it tells the border.
+
+    Args:
+        channels: C.
+        parameters: P.
+        width: channels of the hidden layers.
+        layers: gated layers.
+        reach: see ``GatedLayer``.
+        dropout: see there.
+    """
+
+    def __init__(
+        self, channels: int, parameters: int, width: int, layers: int, reach: int = 3, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.reach = reach
+        self.from_above = Conv2d(channels + 1, width, (reach, 2 * reach - 1))
+        self.from_left = Conv2d(channels + 1, width, (1, reach))
+        self.layers = nn.ModuleList(GatedLayer(width, reach, dropout) for _ in range(layers))
+        self.head = nn.Sequential(nn.ReLU(), Conv2d(width, width, 1), nn.ReLU(), Conv2d(width, parameters, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See above."""
+        k = self.reach - 1
+        x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
+        v = self.from_above(F.pad(x, (k, k, k + 1, 0))[:, :, :-1])
+        h = self.from_left(F.pad(x, (k + 1, 0))[..., :-1])
+        for layer in self._layers():
+            v, seen = layer.above(F.pad(v, (k, k, k, 0)))
+            h = layer.left(seen, F.pad(h, (k, 0)), h)
+        return self.head(h)
+
+    def unroll(self, x: Tensor, choose: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+        """Fill an image pixel by pixel, each computed once: what earlier ones left in the hidden layers is kept.
+
+        Args:
+            x: (B, C, H, W); its values are replaced.
+            choose: called with what ``forward`` gives for a pixel (B, P, 1, 1), its row and column -> its value (B, C).
+        """
+        k, r, (b, _, height, across) = self.reach - 1, self.reach, x.shape
+        width = self.from_left.out_channels
+        image = F.pad(torch.cat((x, torch.ones_like(x[:, :1])), dim=1), (r, k, r, 0))
+        rows = [x.new_zeros(b, width, k + height, across + 2 * k) for _ in self.layers]
+        for i in range(height):
+            v, seen = self.from_above(image[:, :, i : i + r, 1:]), []
+            for layer, row in zip(self._layers(), rows, strict=True):
+                row[:, :, k + i, k : k + across] = v[:, :, 0]
+                v, s = layer.above(row[:, :, i : i + r])
+                seen.append(s)
+            columns = [x.new_zeros(b, width, 1, k + across) for _ in self.layers]
+            for j in range(across):
+                h = self.from_left(image[:, :, r + i : r + i + 1, j : j + r])
+                for layer, s, column in zip(self._layers(), seen, columns, strict=True):
+                    column[..., k + j] = h[..., 0]
+                    h = layer.left(s[..., j : j + 1], column[..., j : j + r], h)
+                image[:, :-1, r + i, r + j] = choose(self.head(h), i, j)
+        return image[:, :-1, r:, r : r + across]
+
+    def _layers(self) -> list[GatedLayer]:
+        return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
+
+
+def _gated(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return torch.tanh(a) * torch.sigmoid(b)

@@ -1,0 +1,157 @@
+"""Images pixel by pixel."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from glow.distributions.logistics import DiscretizedLogistics
+from glow.errors import UsageError
+from glow.evaluation.bits import evaluate_log_probs
+from glow.flows import PixelCNN
+from glow.networks import CausalNet
+
+
+def shaken(module: nn.Module, sd: float = 0.3) -> nn.Module:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += sd * torch.randn_like(parameter)
+    return module.double().eval()
+
+
+def all_images(shape: tuple[int, ...], levels: int) -> Tensor:
+    values = itertools.product(range(levels), repeat=torch.Size(shape).numel())
+    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"), [((1, 1, 2), 3), ((1, 2, 2), 3), ((3, 1, 1), 4), ((2, 2, 1), 5), ((1, 1, 1), 256)]
+)
+def test_probabilities_of_all_images_sum_to_one(shape: tuple[int, ...], levels: int) -> None:
+    model = shaken(PixelCNN(shape, levels, width=8, layers=2, components=3), 0.5)
+    log_prob = model.log_prob(all_images(shape, levels))
+    assert log_prob.std() > 0.1
+    assert log_prob.logsumexp(0).item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+def test_a_pixel_sees_all_above_and_to_the_left_and_nothing_else(reach: int) -> None:
+    """No blind spot: with enough layers all pixels before one reach it, but a reach of one sees no farther than its inputs."""
+    height, across = 4, 5
+    network = shaken(CausalNet(1, 1, 6, 4, reach))
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: network(x.view(1, 1, height, across)).flatten(), torch.randn(height * across).double()
+    )
+    seen = jacobian != 0
+    before = torch.ones(height * across, height * across).tril(-1).bool()
+    assert not (seen & ~before).any()
+    if reach > 1:
+        assert torch.equal(seen, before)
+
+
+@pytest.mark.parametrize(("channels", "reach"), [(1, 3), (3, 2)])
+def test_unrolled_it_is_the_same_network(channels: int, reach: int) -> None:
+    network = shaken(CausalNet(channels, 4, 6, 3, reach))
+    x, found = torch.randn(2, channels, 4, 3).double(), torch.zeros(2, 4, 4, 3).double()
+
+    def choose(parameters: Tensor, i: int, j: int) -> Tensor:
+        found[:, :, i, j] = parameters[..., 0, 0]
+        return x[:, :, i, j]
+
+    with torch.no_grad():
+        torch.testing.assert_close(network.unroll(torch.zeros_like(x), choose), x)
+        torch.testing.assert_close(found, network(x))
+
+
+def test_samples_follow_the_probabilities() -> None:
+    model = shaken(PixelCNN((1, 1, 2), 4, width=8, layers=2, components=2), 0.5)
+    x = model.sample(40_000, generator=torch.Generator().manual_seed(0))
+    assert (tuple(x.shape), x.dtype) == ((40_000, 1, 1, 2), torch.uint8)
+    found = torch.bincount(x[:, 0, 0, 0].long() * 4 + x[:, 0, 0, 1].long(), minlength=16).double() / len(x)
+    expected = model.log_prob(all_images((1, 1, 2), 4)).exp()
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+
+
+def test_completions_are_conditional_samples() -> None:
+    model = shaken(PixelCNN((1, 2, 2), 3, width=8, layers=2, components=2), 0.5)
+    image, missing = torch.tensor([[[2, 1], [0, 0]]]), torch.tensor([[False, False], [True, True]])
+    x = model.complete(image, missing, 30_000, generator=torch.Generator().manual_seed(0))
+    assert (x[:, 0, 0] == torch.tensor([2, 1])).all()
+    every = all_images((1, 1, 2), 3).unsqueeze(2)
+    whole = torch.cat(
+        (torch.tensor([[[[2, 1]]]], dtype=torch.uint8).expand(9, 1, 1, 2), every[:, :, 0]), dim=2
+    )
+    expected = model.log_prob(whole).softmax(0)
+    found = torch.bincount(x[:, 0, 1, 0].long() * 3 + x[:, 0, 1, 1].long(), minlength=9).double() / len(x)
+    torch.testing.assert_close(found, expected, atol=0.012, rtol=0)
+    with pytest.raises(UsageError, match="from the top"):
+        model.complete(image, ~missing, 1)
+
+
+def test_channels_of_a_pixel_are_drawn_one_after_another() -> None:
+    pixel = DiscretizedLogistics(3, 5, 2)
+    parameters = torch.randn(1, pixel.parameters, 1, 1, dtype=torch.float64)
+    x = pixel.sample(parameters.expand(60_000, -1, -1, -1), 1.0, torch.Generator().manual_seed(0))
+    found = torch.bincount((x.flatten(1) * torch.tensor([25, 5, 1])).sum(1), minlength=125).double() / len(x)
+    every = all_images((3, 1, 1), 5)
+    expected = pixel.log_prob(parameters.expand(125, -1, -1, -1), every).exp().flatten()
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+
+
+def test_a_level_far_away_has_a_finite_probability_and_gradient() -> None:
+    pixel = DiscretizedLogistics(1, 256, 1)
+    for mean, log_scale, level in ((0.9, -7.0, 3), (-1.0, -20.0, 255), (1.0, -7.0, 0), (5.0, 3.0, 128)):
+        parameters = torch.tensor([0.0, mean, log_scale]).view(1, 3, 1, 1).requires_grad_()
+        log_prob = pixel.log_prob(parameters, torch.full((1, 1, 1, 1), level))
+        log_prob.sum().backward()
+        assert log_prob.isfinite().all()
+        assert parameters.grad is not None
+        assert parameters.grad.isfinite().all()
+
+
+def test_it_learns_and_dropout_is_for_training() -> None:
+    torch.manual_seed(0)
+    x = torch.randint(4, (64, 1, 1, 1), dtype=torch.uint8).expand(64, 1, 4, 4).contiguous()  # one grey each
+    model = PixelCNN((1, 4, 4), 4, width=16, layers=2, components=2, dropout=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (-model.log_prob(x).mean()).backward()
+        optimizer.step()
+    assert not torch.equal(model.log_prob(x), model.log_prob(x))
+    model.eval()
+    assert torch.equal(model.log_prob(x), model.log_prob(x))
+    assert -model.log_prob(x).mean() < 3  # of 22 nats; 1.4 are the entropy
+    assert (model.sample(50).flatten(1).float().std(1) == 0).float().mean() > 0.6
+    mode = model.sample(3, temperature=0)
+    assert torch.equal(mode[0], mode[1])
+
+
+def test_there_is_no_bound_and_no_noise() -> None:
+    model = PixelCNN((1, 4, 4), 4, width=8, layers=1)
+    assert model.noise(3) is None
+    assert model.in_bits
+    assert model.sample(0).shape == (0, 1, 4, 4)
+    assert model.log_prob(model.sample(0)).shape == (0,)
+    with pytest.raises(UsageError, match="draws must be 1"):
+        evaluate_log_probs(model, [(model.sample(2),)], draws=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"event_shape": (2,)}, "images"), ({"width": 0}, "width"), ({"layers": 0}, "layers"), ({"reach": 0}, "reach"),
+        ({"components": 1.5}, "components"), ({"dropout": 1}, "dropout"), ({"dropout": -1}, "dropout"),
+    ],
+)  # fmt: skip
+def test_refusals(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PixelCNN(**{"event_shape": (1, 8, 8), "grey_levels": 17, **wrong})
+
+
+def test_other_values_are_refused() -> None:
+    model = PixelCNN((1, 2, 2), 4, width=8, layers=1)
+    for x in (torch.full((1, 1, 2, 2), 4), torch.zeros(1, 1, 2, 2)):
+        with pytest.raises(UsageError, match="integers from 0 to 3"):
+            model.log_prob(x)
