@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The figures of docs/flows.md: trains every small flow by ``train.py`` and prints what became of it as tables.
 
-    python scripts/flows.py                       # everything: about three quarters of an hour on two cores
+    python scripts/flows.py                       # everything: about two hours on two cores
     python scripts/flows.py nll --only nsf        # one table, and of it the rows whose name contains nsf
     python scripts/flows.py reverse_kl --steps 50 # whether it runs
 
@@ -26,7 +26,7 @@ TOYS = (
 )  # fmt: skip
 FAMILIES = {
     "nice": "", "realnvp": "", "maf": "", "iaf": "", "nsf": "", "nsf_autoregressive": "model=nsf model.autoregressive=true",
-    "planar": "", "radial": "", "made": "", "realnvp_mixture": "model=realnvp model.base=mixture",
+    "planar": "", "radial": "", "made": "", "ffjord": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
 DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
 REVERSE = {
@@ -64,8 +64,12 @@ TABLES: dict[str, Runs] = {
         ("connectivity-agnostic", "digits"): "experiment=made model.connectivity_agnostic=true",
         ("both", "digits"): "experiment=made model.order_agnostic=true model.connectivity_agnostic=true",
     },
+    "boltzmann": {
+        ("realnvp", system): f"experiment=boltzmann dataset={system}" for system in ("double_well", "dimer")
+    },
     "images": {
-        (model, "digits"): f"experiment={model}_digits" for model in ("nice", "realnvp")
+        **{(model, "digits"): f"experiment={model}_digits" for model in ("nice", "realnvp", "ffjord")},
+        ("pixelcnn", "digits"): "dataset=digits model=pixelcnn",
     },
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ class LogisticMixture(Elementwise):
     components: int = 8
     min_scale: float = 0.0
 
-    SPREAD: ClassVar[float] = 1.5
+    SPREAD: ClassVar[float] = 0.25
     """The means that zero stands for go from minus to plus this."""
     STEPS: ClassVar[int] = 30
     """Of the inverse: enough halvings for float32."""
