@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glow.distributions.base import Distribution, check_draw
 from glow.distributions.dequantization import check_levels
@@ -130,6 +129,8 @@ class PixelCNN(Distribution):
         self, n: int, image: Tensor, first: int, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
         """Images whose pixels from ``first`` on are drawn."""
+        from tqdm import tqdm  # models need torch alone until they draw
+
         images = image.to(torch.uint8).repeat(n, 1, 1, 1)
         _, height, across = self.event_shape
         with tqdm(total=height * across, desc="pixels", delay=2, disable=not sys.stderr.isatty()) as bar:
