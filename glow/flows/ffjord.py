@@ -1,6 +1,5 @@
 """FFJORD: a flow in continuous time with a free-form network (Grathwohl et al. 2019)."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,10 +7,8 @@ import torch
 from torch import Tensor
 
 from glow.bijections import Bijection, Composition, Continuous, Gaussianize
-from glow.distributions.dequantization import Dequantization
-from glow.errors import UsageError
 from glow.flows.flow import Flow
-from glow.flows.vectors import BASES, chain, check_vectors
+from glow.flows.vectors import BASES, chain, check_vectors_or_images
 from glow.networks import Velocity
 from glow.seeds import draw
 
@@ -65,14 +62,11 @@ class FFJORD(Flow):
         grey_levels: int | None = None,
         gaussianize: bool = False,
     ) -> None:
-        images = len(event_shape) == 3
-        if images and grey_levels is None:
-            raise UsageError("FFJORD needs the number of grey_levels of images")
-        vector = (math.prod(event_shape),) if images else event_shape
-        d = check_vectors("FFJORD", vector, hidden=hidden, hidden_layers=hidden_layers)
+        d, dequantization = check_vectors_or_images(
+            "FFJORD", event_shape, grey_levels, hidden=hidden, hidden_layers=hidden_layers
+        )
         equation = Continuous(Velocity(d, hidden, hidden_layers), solver, steps, tolerance, kinetic, jacobian)
         bijection: Bijection = chain([equation], event_shape, base)
-        dequantization = Dequantization(grey_levels) if images and grey_levels is not None else None
         if gaussianize and dequantization is not None:
             marginals = Gaussianize(event_shape[0], dequantization.grey_levels)
             bijection = Composition([marginals, bijection], numbered=False)

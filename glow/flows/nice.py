@@ -1,13 +1,10 @@
 """NICE: additive couplings and one diagonal scaling (Dinh et al. 2014)."""
 
-import math
 from collections.abc import Sequence
 
 from glow.bijections import ActNorm, Bijection, Composition, Gaussianize, Scale, Shift
-from glow.distributions.dequantization import Dequantization
-from glow.errors import UsageError
 from glow.flows.flow import Flow
-from glow.flows.vectors import BASES, alternating, chain, check_vectors
+from glow.flows.vectors import BASES, alternating, chain, check_vectors_or_images
 
 
 class NICE(Flow):
@@ -44,14 +41,11 @@ class NICE(Flow):
         grey_levels: int | None = None,
         gaussianize: bool = False,
     ) -> None:
-        images = len(event_shape) == 3
-        if images and grey_levels is None:
-            raise UsageError("NICE needs the number of grey_levels of images")
-        vector = (math.prod(event_shape),) if images else event_shape
-        d = check_vectors("NICE", vector, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
+        d, dequantization = check_vectors_or_images(
+            "NICE", event_shape, grey_levels, layers=layers, hidden=hidden, hidden_layers=hidden_layers
+        )
         maps: list[Bijection] = [*alternating(d, layers, hidden, hidden_layers, Shift()), Scale(d)]
-        bijection: Bijection = chain([ActNorm(d), *maps] if images else maps, event_shape, base)
-        dequantization = Dequantization(grey_levels) if images and grey_levels is not None else None
+        bijection: Bijection = chain([ActNorm(d), *maps] if dequantization else maps, event_shape, base)
         if gaussianize and dequantization is not None:
             marginals = Gaussianize(event_shape[0], dequantization.grey_levels)
             bijection = Composition([marginals, bijection], numbered=False)

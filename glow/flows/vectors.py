@@ -1,8 +1,10 @@
 """What the flows of vectors have in common."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from glow.bijections import Bijection, Composition, Coupling, Elementwise, Flatten, Halves, Sigmoid
+from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, Mixture, StandardNormal, StudentT, Uniform
 from glow.errors import UsageError, check_choice, check_positive
 from glow.networks import MLP
@@ -25,6 +27,17 @@ def check_vectors(family: str, event_shape: Sequence[int], **positive: object) -
     for name, value in positive.items():
         check_positive(name, value, integer=True)
     return event_shape[0]
+
+
+def check_vectors_or_images(
+    family: str, event_shape: Sequence[int], grey_levels: int | None, **positive: object
+) -> tuple[int, Dequantization | None]:
+    """The number of dimensions D, of images flattened, and their dequantization; refuses what ``check_vectors`` does."""
+    if len(event_shape) != 3:
+        return check_vectors(family, event_shape, **positive), None
+    if grey_levels is None:
+        raise UsageError(f"{family} needs the number of grey_levels of images")
+    return check_vectors(family, (math.prod(event_shape),), **positive), Dequantization(grey_levels)
 
 
 def alternating(
