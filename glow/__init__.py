@@ -1,6 +1,6 @@
 """Normalizing flows for images: Glow in PyTorch Lightning, configured by Hydra.
 
-``import glow``, ``glow.bijections``, ``glow.networks``, ``glow.distributions`` and ``glow.flows`` need torch alone and
+``import glow``, ``glow.bijections``, ``glow.networks``, ``glow.distributions`` and ``glow.flows`` need torch alone (``FFJORD`` torchdiffeq, too) and
 work in a notebook. A trained flow comes from a run's folder, a checkpoint or a safetensors file::
 
     import glow

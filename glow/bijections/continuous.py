@@ -14,6 +14,8 @@ State = tuple[Tensor, ...]
 
 SOLVERS = ("dopri5", "rk4", "midpoint", "euler")
 """The first chooses its steps; the others take equal ones."""
+FAILURES = ("underflow", "max_num_steps", "non-finite")
+"""What torchdiffeq says where an equation is too stiff for the tolerance, or numbers are none."""
 MOST_STEPS = 1000
 """Of ``dopri5``: with more, the result is not a number."""
 
@@ -28,12 +30,13 @@ class Continuous(Bijection):
     a solve, of which it is the mean (Hutchinson; the second, section 3.1).
 
     In training mode the *gradient* is that of the log-det minus ``kinetic`` :math:`\int |f|^2 dt` minus ``jacobian``
-    :math:`\int |e^T \partial f / \partial x|^2 dt` (Finlay et al. 2020, equations 7 and 12, with J e for its transpose, which has the
+    :math:`\int |e^T \partial f / \partial x|^2 dt` (Finlay et al. 2020, section 3, with J e for its transpose, which has the
     same mean), so that paths become straight and need few steps. The value is the log-det alone.
 
     Args:
         velocity: f.
-        solver: one of ``SOLVERS``.
+        solver: in training, one of ``SOLVERS``; else always ``dopri5``, because a network learns to profit from the errors of
+            equal steps, with which densities would not integrate to one.
         steps: of a solver with equal ones.
         tolerance: of ``dopri5``, absolute and relative. It chooses its steps for a whole batch, so that an element's
             result depends on the others by as much.
@@ -124,8 +127,9 @@ class Continuous(Bijection):
 
         x = state[0]
         times = torch.tensor([start, end], dtype=x.dtype, device=x.device)
+        solver = self.solver if self.training else "dopri5"
         accuracy: dict[str, Any] = {"options": {"step_size": 1 / self.steps}}
-        if self.solver == "dopri5":
+        if solver == "dopri5":
             accuracy = {
                 "rtol": self.tolerance,
                 "atol": self.tolerance,
@@ -135,6 +139,10 @@ class Continuous(Bijection):
             return list(state)
         with ieee_precision(x.device):
             try:
-                return [s[-1] for s in odeint(counted, state, times, method=self.solver, **accuracy)]
-            except AssertionError:  # an equation too stiff for the tolerance, or numbers that are none
-                return [torch.full_like(s, torch.nan) for s in state]
+                return [s[-1] for s in odeint(counted, state, times, method=solver, **accuracy)]
+            except AssertionError as error:
+                if not any(known in str(error) for known in FAILURES):
+                    raise
+                # As a result of the parameters, so that the step is skipped as for any loss that is not finite.
+                none = sum(p.sum() for p in self.parameters()) * torch.nan
+                return [s + none for s in state]

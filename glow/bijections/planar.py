@@ -46,12 +46,7 @@ class Planar(Bijection):
         """(B, D) -> (B, D), log-det (B,)."""
         u, w, b = self._parameters_from(z, context)
         along, stretch = (w * z).sum(1, keepdim=True), (w * u).sum(1, keepdim=True)
-        with torch.no_grad():
-            a = bisect(along, stretch, b)
-        # One step of Newton's method, which gives the root its derivatives.
-        t = torch.tanh(a + b)
-        a = a - (a + stretch * t - along) / (1 + stretch * (1 - t * t)).detach()
-        t = torch.tanh(a + b)
+        t = torch.tanh(solve(along, stretch, b) + b)
         return z - u * t, -torch.log1p(stretch * (1 - t * t))[:, 0]
 
     def _parameters_from(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,8 +70,17 @@ HALVINGS = 200
 """At most; bisection ends before, when numbers lie no closer."""
 
 
-def bisect(along: Tensor, stretch: Tensor, b: Tensor) -> Tensor:
-    """The root a of a + stretch tanh(a + b) = along, which lies within the stretch of along: of their shape."""
+def solve(along: Tensor, stretch: Tensor, b: Tensor) -> Tensor:
+    """The root a of a + stretch tanh(a + b) = along, differentiable: of their shape."""
+    with torch.no_grad():
+        a = _bisect(along, stretch, b)
+    # One step of Newton's method, which gives the root its derivatives.
+    t = torch.tanh(a + b)
+    return a - (a + stretch * t - along) / (1 + stretch * (1 - t * t)).detach()
+
+
+def _bisect(along: Tensor, stretch: Tensor, b: Tensor) -> Tensor:
+    """The root lies within the stretch of ``along``."""
     low, high = along - stretch.abs(), along + stretch.abs()
     for _ in range(HALVINGS):
         middle = (low + high) / 2

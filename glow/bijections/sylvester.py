@@ -4,16 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Bijection
-from glow.bijections.planar import bisect
+from glow.bijections.planar import solve
 from glow.errors import UsageError, check_positive
 
 
 class Sylvester(Bijection):
-    r""":math:`z = x + Q R \tanh(\tilde R Q^T x + b)`: many planar maps at once (van den Berg et al. 2018, equation 9).
+    r""":math:`z = x + Q R \tanh(\tilde R Q^T x + b)`: many planar maps at once (van den Berg et al. 2018, section 3).
 
     Q (D, M) has orthonormal columns, R and :math:`\tilde R` are upper triangular, and
-    :math:`\det = \prod_i (1 + \tanh'(\cdot)_i R_{ii} \tilde R_{ii})` (equation 14). Their diagonals are in (-1, 1), which makes the map
-    invertible (theorem 2). Q is of a QR decomposition, where the paper iterates. The inverse finds the M coordinates
+    :math:`\det = \prod_i (1 + \tanh'(\cdot)_i R_{ii} \tilde R_{ii})` . Their diagonals are in (-1, 1), which makes the map
+    invertible (theorem 2 there). Q is of a QR decomposition, where the paper iterates. The inverse finds the M coordinates
     :math:`Q^T x` from the last to the first, each by a bisection.
 
     Args:
@@ -63,13 +63,7 @@ class Sylvester(Bijection):
             known = w[:, i] - (r[:, i, i + 1 :] * t).sum(1)
             shift = b[:, i] + (other[:, i, i + 1 :] * v).sum(1)
             stretch = r[:, i, i] * other[:, i, i]
-            along = other[:, i, i] * known
-            with torch.no_grad():
-                a = bisect(along, stretch, shift)
-            # One step of Newton's method, which gives the root its derivatives.
-            s = torch.tanh(a + shift)
-            a = a - (a + stretch * s - along) / (1 + stretch * (1 - s * s)).detach()
-            s = torch.tanh(a + shift)
+            s = torch.tanh(solve(other[:, i, i] * known, stretch, shift) + shift)
             log_det = log_det - torch.log1p(stretch * (1 - s * s))
             v = torch.cat(((known - r[:, i, i] * s)[:, None], v), dim=1)
             t = torch.cat((s[:, None], t), dim=1)

@@ -237,6 +237,8 @@ def measure_baselines(session: Session, report: dict[str, Any]) -> None:
     if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x)) is not None:
         report["true_nll"] = truth
     if not session.cfg.diagnostics or flow.event_shape != (2,) or len(data.x) < MIN_POINTS:
+        if "true_nll" in report:
+            print(f"entropy of the points: {report['true_nll']:.4f} nats")
         return
     from glow.evaluation.plane import baselines, plane_picture  # slow to import
 

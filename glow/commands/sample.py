@@ -149,6 +149,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
                 image, missing, cfg.completions, temperature=temperature, generator=source
             )
             rows.append(filled.cpu())
+            print(f"image {i}: {int(missing.sum())} of {missing.numel()} pixels missing, drawn exactly")
             continue
         label = None if y is None else y[i]
         with tqdm(

@@ -1,4 +1,4 @@
-"""Points in the plane, drawn on the spot."""
+"""Points of densities that are known, drawn on the spot."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from glow.errors import check_positive
 
 
 class Toy(ArrayData):
-    """Points of a density in the plane, float32 (N, 2); train, validation and test are drawn independently.
+    """Points of a known density, in the plane for most, float32 (N, D); train, validation and test are drawn independently.
 
     Args:
         kind: a key of ``glow.distributions.plane.DENSITIES``.
@@ -31,7 +31,7 @@ class Toy(ArrayData):
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
 
     def true_nll(self, x: Tensor) -> float | None:
-        """The mean negative log-density of points x (N, 2), nats: their entropy, but for their number.
+        """The mean negative log-density of points x (N, D), nats: their entropy, but for their number.
 
         None where it is infinite, as without noise.
         """
@@ -40,6 +40,6 @@ class Toy(ArrayData):
         return self.density.log_normalizer - self.density.log_prob(x.double()).mean().item()
 
     def load(self, split: Split) -> Examples:
-        """float32 (N, 2), no labels."""
+        """float32 (N, D), no labels."""
         rng = np.random.default_rng([self.seed, list(self.sizes).index(split)])
         return Examples(torch.from_numpy(self.density.sample(self.sizes[split], rng)).float())

@@ -116,6 +116,11 @@ class Distribution(nn.Module, ABC):
         return self.dequantization is not None
 
     @property
+    def estimated(self) -> bool:
+        """Whether noise is added to the log-density, with a mean of zero: ``log_prob`` is then right in the mean alone."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device

@@ -12,6 +12,13 @@ from glow.errors import UsageError, check_positive
 from glow.seeds import draw
 
 
+def check_grey_levels(grey_levels: int) -> None:
+    """Raise ``UsageError`` unless it is an integer from 2 to 256."""
+    check_positive("grey_levels", grey_levels, integer=True)
+    if not 2 <= grey_levels <= 256:
+        raise UsageError(f"grey_levels must be between 2 and 256, got {grey_levels}")
+
+
 def check_levels(q: Tensor, grey_levels: int) -> None:
     """Raise ``UsageError`` unless q are integers in 0 .. grey_levels-1."""
     if q.is_floating_point():
@@ -49,9 +56,7 @@ class Dequantization(nn.Module):
 
     def __init__(self, grey_levels: int = 256) -> None:
         super().__init__()
-        check_positive("grey_levels", grey_levels, integer=True)
-        if not 2 <= grey_levels <= 256:
-            raise UsageError(f"grey_levels must be between 2 and 256, got {grey_levels}")
+        check_grey_levels(grey_levels)
         self.grey_levels = grey_levels
 
     @torch.compiler.disable  # so that a seed gives the same noise in a compiled flow

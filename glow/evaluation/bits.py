@@ -100,6 +100,10 @@ def evaluate_log_probs(
     check_choice("bound", bound, BOUNDS)
     if draws > 1 and flow.noise(1) is None:
         raise UsageError(f"draws must be 1 for this model, whose log-density has no noise, got {draws}")
+    if bound == "iw" and flow.estimated:
+        raise UsageError(
+            "bound must be mean for this model, whose log-density is an estimate: the logarithm of a mean would flatter it"
+        )
     modes = [(module, module.training) for module in flow.modules()]
     flow.eval()
     values: list[Tensor] = []

@@ -22,7 +22,7 @@ class FFJORD(Flow):
     """One ordinary differential equation from data to latents, see ``Continuous``.
 
     In the plane the trace of the Jacobian is exact. Elsewhere ``log_prob`` estimates it with one probe per solve, whose signs
-    are digits of the noise: the same noise gives the same log-probability. Images are flattened.
+    are digits of the noise: the same noise gives the same log-probability, which is right in the mean over noise. Images are flattened.
 
     Args:
         event_shape: (D,), at least two dimensions, or (C, H, W).
@@ -73,16 +73,17 @@ class FFJORD(Flow):
         super().__init__(bijection, event_shape, dequantization, base=BASES[base](d, components))
         self.exact = d <= EXACT
 
+    @property
+    def estimated(self) -> bool:
+        return not self.exact
+
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
         """Uniform in [0, 1) for ``n`` elements, (n, *event_shape); None for points of the plane."""
         if self.exact:
             return None
+        dtype = torch.promote_types(self.dtype, torch.float32)  # others have no such digit
         return draw(
-            partial(torch.rand, dtype=self.dtype),
-            n,
-            *self.event_shape,
-            generator=generator,
-            device=self.device,
+            partial(torch.rand, dtype=dtype), n, *self.event_shape, generator=generator, device=self.device
         )
 
     def context(self, y: Tensor | None, n: int, noise: Tensor | None = None) -> Tensor | None:

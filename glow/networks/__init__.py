@@ -1,4 +1,4 @@
-"""Networks that give a coupling its parameters, or a flow in continuous time its velocity."""
+"""Networks that give a coupling its parameters, a flow in continuous time its velocity, and pixels their distribution."""
 
 from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
 from glow.networks.gated import CausalNet

@@ -23,25 +23,27 @@ class GatedLayer(nn.Module):
     Args:
         width: channels of both stacks.
         reach: how many rows, and columns, a pixel sees back, its own included.
-        dropout: of what the horizontal stack adds.
     """
 
-    def __init__(self, width: int, reach: int, dropout: float) -> None:
+    def __init__(self, width: int, reach: int) -> None:
         super().__init__()
         self.vertical = Conv2d(width, 2 * width, (reach, 2 * reach - 1))
         self.down = Conv2d(2 * width, 2 * width, 1)
         self.horizontal = Conv2d(width, 2 * width, (1, reach))
         self.out = Conv2d(width, width, 1)
-        self.dropout = nn.Dropout2d(dropout)
 
     def above(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """The vertical stack, padded by what it sees -> its next layer (B, width, H, W), and (B, 2 width, H, W) for the other."""
         seen = self.vertical(v)
         return _gated(seen), self.down(seen)
 
-    def left(self, seen: Tensor, h: Tensor, residual: Tensor) -> Tensor:
-        """What the vertical stack saw, the horizontal one, padded, and without -> its next layer (B, width, H, W)."""
-        return residual + self.out(self.dropout(_gated(seen + self.horizontal(h))))
+    def left(self, seen: Tensor, h: Tensor, residual: Tensor, kept: Tensor | None = None) -> Tensor:
+        """What the vertical stack saw, the horizontal one, padded, and without -> its next layer (B, width, H, W).
+
+        ``kept`` (B, width) are the factors of dropout on what is added; None for ones.
+        """
+        added = _gated(seen + self.horizontal(h))
+        return residual + self.out(added if kept is None else added * kept[:, :, None, None])
 
 
 class CausalNet(nn.Module):
@@ -55,28 +57,25 @@ class CausalNet(nn.Module):
         width: channels of the hidden layers.
         layers: gated layers.
         reach: see ``GatedLayer``.
-        dropout: see there.
     """
 
-    def __init__(
-        self, channels: int, parameters: int, width: int, layers: int, reach: int = 3, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, parameters: int, width: int, layers: int, reach: int = 3) -> None:
         super().__init__()
         self.reach = reach
         self.from_above = Conv2d(channels + 1, width, (reach, 2 * reach - 1))
         self.from_left = Conv2d(channels + 1, width, (1, reach))
-        self.layers = nn.ModuleList(GatedLayer(width, reach, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(GatedLayer(width, reach) for _ in range(layers))
         self.head = nn.Sequential(nn.ReLU(), Conv2d(width, width, 1), nn.ReLU(), Conv2d(width, parameters, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See above."""
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """See above; ``kept`` (layers, B, width) are the factors of dropout."""
         k = self.reach - 1
         x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
         v = self.from_above(F.pad(x, (k, k, k + 1, 0))[:, :, :-1])
         h = self.from_left(F.pad(x, (k + 1, 0))[..., :-1])
-        for layer in self._layers():
+        for i, layer in enumerate(self._layers()):
             v, seen = layer.above(F.pad(v, (k, k, k, 0)))
-            h = layer.left(seen, F.pad(h, (k, 0)), h)
+            h = layer.left(seen, F.pad(h, (k, 0)), h, None if kept is None else kept[i])
         return self.head(h)
 
     def unroll(self, x: Tensor, choose: Callable[[Tensor, int, int], Tensor]) -> Tensor:
@@ -89,12 +88,13 @@ class CausalNet(nn.Module):
         k, r, (b, _, height, across) = self.reach - 1, self.reach, x.shape
         width = self.from_left.out_channels
         image = F.pad(torch.cat((x, torch.ones_like(x[:, :1])), dim=1), (r, k, r, 0))
-        rows = [x.new_zeros(b, width, k + height, across + 2 * k) for _ in self.layers]
+        rows = [x.new_zeros(b, width, r, across + 2 * k) for _ in self.layers]  # the last ones
         for i in range(height):
             v, seen = self.from_above(image[:, :, i : i + r, 1:]), []
             for layer, row in zip(self._layers(), rows, strict=True):
-                row[:, :, k + i, k : k + across] = v[:, :, 0]
-                v, s = layer.above(row[:, :, i : i + r])
+                row[:, :, :-1] = row[:, :, 1:].clone()
+                row[:, :, -1, k : k + across] = v[:, :, 0]
+                v, s = layer.above(row)
                 seen.append(s)
             columns = [x.new_zeros(b, width, 1, k + across) for _ in self.layers]
             for j in range(across):

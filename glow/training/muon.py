@@ -99,7 +99,7 @@ class Muon(torch.optim.Optimizer):
             groups.append({"params": of, "dimensions": dimensions})
         if not groups:
             raise UsageError(
-                "Muon moves matrices, and no module of this model has any: take another optimizer"
+                "Muon moves matrices, and no module of this model has any: take another optimizer, such as optimizer=adam"
             )
         super().__init__(groups, {"lr": lr, "momentum": momentum})
         self.rest = rest(others)

@@ -36,6 +36,8 @@ class ReverseKL(DensityModule):
     """
 
     unit = "nelbo"
+    option = "reverse_kl"
+    """Its name on the command line."""
     WEIGHTED = 2_000
     """Samples of the flow that every validation weights."""
 
@@ -52,12 +54,13 @@ class ReverseKL(DensityModule):
         super().__init__(flow, optimizer, schedule, model=model, dataset=dataset, seed=seed)
         if not isinstance(self.flow, Flow) or not self.flow.base.reparametrized:
             raise UsageError(
-                "reverse KL needs a flow whose samples are differentiable: neither model=made nor model.base=mixture"
+                f"objective={self.option} needs a flow whose samples are differentiable: neither model=made nor "
+                f"model.base=mixture; this is {type(self.flow).__name__}"
             )
         self.flow.initialized = True
-        self.density = _density_of(dataset)
+        self.density = _density_of(dataset, self.option)
 
-    def noise(self, n: int, source: torch.Generator) -> Tensor:
+    def noise(self, n: int, source: torch.Generator) -> Tensor | None:
         """The latents (n, D) of ``n`` samples."""
         return self._flow.sample_latents(n, generator=source)[0]
 
@@ -100,6 +103,7 @@ class BothKL(ReverseKL):
     """
 
     unit = "nll"
+    option = "both_kl"
 
     def __init__(
         self,
@@ -119,18 +123,26 @@ class BothKL(ReverseKL):
         self.save_hyperparameters("share")
         self.share = share
 
+    def noise(self, n: int, source: torch.Generator) -> Tensor | None:
+        """The same in training, where they are the noise of the data's densities, too; else the flow's noise."""
+        return super().noise(n, source) if self.training else self.flow.noise(n, source)
+
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        nll = -self.flow(batch[0])
+        nll = -self.flow(batch[0], None, noise)
         if not self.training:
             return nll
         added = self.share * (super().loss(batch, noise) - nll)
         return nll + added - added.detach()
 
 
-def _density_of(dataset: dict[str, Any] | None) -> KnownDensity:
+def _density_of(dataset: dict[str, Any] | None, option: str) -> KnownDensity:
     if dataset is None or dataset.get("_target_") != "glow.data.Toy":
-        raise UsageError("reverse KL needs a density: choose one of the datasets in the plane, or dimer")
+        raise UsageError(
+            f"objective={option} needs a density: choose one of the datasets in the plane, or dimer"
+        )
     found = density(dataset["kind"], dataset["noise"])
     if not (found.is_density and found.nowhere_zero):
-        raise UsageError("reverse KL needs a density that is nowhere zero: a noise, and no checkerboard")
+        raise UsageError(
+            f"objective={option} needs a density that is nowhere zero: a noise, and no checkerboard"
+        )
     return found

@@ -85,8 +85,14 @@ def test_completions_are_conditional_samples() -> None:
     expected = model.log_prob(whole).softmax(0)
     found = torch.bincount(x[:, 0, 1, 0].long() * 3 + x[:, 0, 1, 1].long(), minlength=9).double() / len(x)
     torch.testing.assert_close(found, expected, atol=0.012, rtol=0)
-    with pytest.raises(UsageError, match="from the top"):
-        model.complete(image, ~missing, 1)
+    for wrong, hole, message in (
+        (image, ~missing, "from the top"),
+        (image.float(), missing, "integers from 0 to 2"),
+        (image[:, :1], missing, "must have shape"),
+        (image, missing[:1], "missing must be bool"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            model.complete(wrong, hole, 1)
 
 
 def test_channels_of_a_pixel_are_drawn_one_after_another() -> None:
@@ -128,6 +134,19 @@ def test_it_learns_and_dropout_is_for_training() -> None:
     assert torch.equal(mode[0], mode[1])
 
 
+def test_dropout_is_noise_that_can_be_given() -> None:
+    model, x = (
+        PixelCNN((1, 4, 4), 4, width=8, layers=2, dropout=0.5),
+        torch.zeros(3, 1, 4, 4, dtype=torch.uint8),
+    )
+    noise = model.noise(3)
+    assert noise is not None
+    assert torch.equal(model.log_prob(x, noise=noise), model.log_prob(x, noise=noise))
+    kept = model.log_prob(x, noise=torch.ones(3, 2, 8))
+    assert not torch.allclose(kept, model.log_prob(x, noise=torch.zeros(3, 2, 8)))
+    assert model.eval().noise(3) is None
+
+
 def test_there_is_no_bound_and_no_noise() -> None:
     model = PixelCNN((1, 4, 4), 4, width=8, layers=1)
     assert model.noise(3) is None
@@ -142,6 +161,7 @@ def test_there_is_no_bound_and_no_noise() -> None:
     ("wrong", "message"),
     [
         ({"event_shape": (2,)}, "images"), ({"width": 0}, "width"), ({"layers": 0}, "layers"), ({"reach": 0}, "reach"),
+        ({"grey_levels": 300}, "grey_levels"), ({"grey_levels": 1}, "grey_levels"), ({"grey_levels": "many"}, "grey_levels"),
         ({"components": 1.5}, "components"), ({"dropout": 1}, "dropout"), ({"dropout": -1}, "dropout"),
     ],
 )  # fmt: skip

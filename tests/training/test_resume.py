@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from glow.training import MaximumLikelihood
+from glow.training import DensityModule, MaximumLikelihood
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -28,11 +28,11 @@ TINY = (
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """SIGTERM arrives during the n-th batch."""
 
-    def interrupt(self: MaximumLikelihood, *args: Any) -> None:
+    def interrupt(self: DensityModule, *args: Any) -> None:
         if self.trainer.fit_loop.total_batch_idx + 1 == batches:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(MaximumLikelihood, "on_train_batch_start", interrupt)
+    monkeypatch.setattr(DensityModule, "on_train_batch_start", interrupt)
 
 
 def same_weights(first: Path, second: Path) -> None:
@@ -86,6 +86,38 @@ def test_stopped_and_repeated_is_the_same_as_uninterrupted(
         for (step, a), (other, b) in zip(curve("whole", key), curve("parts", key), strict=True):
             assert abs(step - other) <= 1  # Lightning's count for loggers is one ahead after some resumptions
             assert a == pytest.approx(b, rel=1e-5), f"{key} at {step}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["dataset=digits", "model=pixelcnn", "model.width=8", "model.layers=1", "model.dropout=0.3"],
+        ["experiment=boltzmann", "dataset=dimer", "model=ffjord", "model.hidden=8", "model.tolerance=1e-3"],
+    ],
+    ids=["dropout", "probes"],
+)
+def test_their_random_numbers_go_on(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
+) -> None:
+    settings = [
+        *settings,
+        "fit.max_epochs=null",
+        "fit.max_steps=8",
+        "schedule.warmup_epochs=0",
+        *TINY[2:3],
+        *TINY[4:],
+    ]
+    whole = run("name=whole", *settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(SystemExit):
+            run("name=parts", *settings)
+    assert run("name=parts", *settings)["test"] == whole["test"]
+    one, two = (
+        torch.load(tmp_path / "outputs" / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(v, two[k]) for k, v in one.items() if isinstance(v, torch.Tensor))
 
 
 def test_without_resilience_lightnings_own_checkpoint_is_continued(
