@@ -215,6 +215,18 @@ class TestSpline:
         back, _ = spline.inverse(z, h)
         torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
 
+    def test_where_parameters_are_zero_it_stretches_no_tails(self) -> None:
+        """32 couplings one behind another, each normalized as an ActNorm does it, leave normal numbers nearly normal."""
+        mixture, x = (
+            LogisticMixture(8),
+            torch.special.ndtri((torch.arange(9999, dtype=torch.float64) + 0.5) / 9999),
+        )
+        largest = x.max()
+        for _ in range(32):
+            x = mixture.forward(x, torch.zeros(len(x), mixture.parameters, dtype=x.dtype))[0]
+            x = x / x.std()
+        assert x.max() < 1.1 * largest
+
     def test_float32_survives_extreme_parameters(self) -> None:
         spline = Spline(8, 5.0)
         h = 30 * torch.randn(2000, spline.parameters)
@@ -230,17 +242,19 @@ class TestLogisticMixture:
     def test_one_component_is_an_affine_map(self) -> None:
         """The logit of a logistic's distribution function is (x - mean) / scale."""
         x, h = torch.randn(50, dtype=torch.float64), torch.randn(50, 5, dtype=torch.float64)
-        z, log_slope = LogisticMixture(1).forward(x, h)
+        mixture = LogisticMixture(1)
+        z, log_slope = mixture.forward(x, h)
         shift, raw, _, mean, raw_scale = h.unbind(-1)
         log_scale, scale = 3 * torch.tanh(raw_scale / 3), torch.sigmoid(raw + 2)
-        torch.testing.assert_close(z, ((x - mean + 1.5) * (-log_scale).exp() + shift) * scale)
+        torch.testing.assert_close(z, ((x - mean + mixture.SPREAD) * (-log_scale).exp() + shift) * scale)
         torch.testing.assert_close(log_slope, scale.log() - log_scale)
 
     def test_it_can_make_two_modes_one(self) -> None:
         """With the shares, means and scales of the data's own mixture, y is logistic."""
         mixture = LogisticMixture(2)
+        start = mixture.SPREAD
         h = torch.zeros(8, dtype=torch.float64)
-        h[2:] = torch.tensor([0.25, 0.75, -3 + 1.5, 4 - 1.5, 0, 0], dtype=torch.float64)
+        h[2:] = torch.tensor([0.25, 0.75, -3 + start, 4 - start, 0, 0], dtype=torch.float64)
         h[2:4] = h[2:4].log()
         u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
         logistic = u.logit()

