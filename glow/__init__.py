@@ -1,7 +1,7 @@
 """Normalizing flows for images: Glow in PyTorch Lightning, configured by Hydra.
 
-``import glow``, ``glow.bijections``, ``glow.networks``, ``glow.distributions`` and ``glow.flows`` need torch alone (``FFJORD`` torchdiffeq, too) and
-work in a notebook. A trained flow comes from a run's folder, a checkpoint or a safetensors file::
+``import glow``, ``glow.bijections``, ``glow.networks``, ``glow.distributions`` and ``glow.flows`` need torch alone
+(``FFJORD`` torchdiffeq, too) and work in a notebook. A trained flow comes from a run's folder, a checkpoint or a safetensors file::
 
     import glow
     flow = glow.load("outputs/cifar10")

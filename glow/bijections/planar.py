@@ -1,13 +1,13 @@
 """Planar flows."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from glow.bijections.base import Bijection
+from glow.bijections.amortized import Amortized
 
 
-class Planar(Bijection):
+class Planar(Amortized):
     r""":math:`z = x + \hat u \tanh(w^T x + b)`: space stretched along one direction (Rezende & Mohamed 2015, section 4.1).
 
     :math:`\hat u` is u with its part along w changed so that :math:`w^T \hat u > -1`, which makes the map invertible
@@ -24,17 +24,12 @@ class Planar(Bijection):
     """
 
     def __init__(self, dimensions: int, context: int = 0) -> None:
-        super().__init__()
-        self.dimensions = dimensions
         # w may not start at zero, where nothing depends on u; u does, so that the map starts as the identity.
         start = torch.cat(
             (torch.zeros(dimensions), torch.randn(dimensions) / dimensions**0.5, torch.zeros(1))
         )
-        self.raw = nn.Parameter(start)
-        self.amortized = nn.Linear(context, 2 * dimensions + 1) if context else None
-        if self.amortized is not None:
-            nn.init.normal_(self.amortized.weight, std=0.01)
-            nn.init.zeros_(self.amortized.bias)
+        super().__init__(start, context)
+        self.dimensions = dimensions
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) -> (B, D), log-det (B,) by equation 12."""
@@ -51,11 +46,7 @@ class Planar(Bijection):
 
     def _parameters_from(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """u and w (1 or B, D), b (1 or B, 1)."""
-        raw = self.raw[None]
-        if self.amortized is not None:
-            assert context is not None, "this planar map is conditioned on a context"
-            raw = raw + self.amortized(context).to(x.dtype)
-        u, w, b = raw.split([self.dimensions, self.dimensions, 1], dim=1)
+        u, w, b = self.numbers(context, x.dtype).split([self.dimensions, self.dimensions, 1], dim=1)
         along = (w * u).sum(1, keepdim=True)
         # softplus(a) - 1 > -1; shifted so that u = 0 gives 0.
         allowed = F.softplus(along + _SOFTPLUS_ZERO) - 1

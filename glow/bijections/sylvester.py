@@ -1,14 +1,14 @@
 """Orthogonal Sylvester flows."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from glow.bijections.base import Bijection
+from glow.bijections.amortized import Amortized
 from glow.bijections.planar import solve
 from glow.errors import UsageError, check_positive
 
 
-class Sylvester(Bijection):
+class Sylvester(Amortized):
     r""":math:`z = x + Q R \tanh(\tilde R Q^T x + b)`: many planar maps at once (van den Berg et al. 2018, section 3).
 
     Q (D, M) has orthonormal columns, R and :math:`\tilde R` are upper triangular, and
@@ -31,20 +31,15 @@ class Sylvester(Bijection):
     """
 
     def __init__(self, dimensions: int, columns: int, context: int = 0) -> None:
-        super().__init__()
         check_positive("columns", columns, integer=True)
         if columns > dimensions:
             raise UsageError(f"columns must be at most the {dimensions} dimensions, got {columns}")
-        self.shape = dimensions, columns
         triangle = columns * (columns + 1) // 2
-        self.sizes = [dimensions * columns, triangle, triangle, columns]  # of Q, R, the other R and b
+        sizes = [dimensions * columns, triangle, triangle, columns]  # of Q, R, the other R and b
         # Only R is zero: the map starts as the identity, and what it depends on is there.
-        start = [torch.randn(n) * (i != 1) for i, n in enumerate(self.sizes)]
-        self.raw = nn.Parameter(torch.cat(start))
-        self.amortized = nn.Linear(context, sum(self.sizes)) if context else None
-        if self.amortized is not None:
-            nn.init.normal_(self.amortized.weight, std=0.01)
-            nn.init.zeros_(self.amortized.bias)
+        start = [torch.randn(n) * (i != 1) for i, n in enumerate(sizes)]
+        super().__init__(torch.cat(start), context)
+        self.shape, self.sizes = (dimensions, columns), sizes
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) -> (B, D), log-det (B,)."""
@@ -71,11 +66,7 @@ class Sylvester(Bijection):
 
     def _parameters_from(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Q (B, D, M), both R (B, M, M) and b (B, M)."""
-        raw = self.raw[None]
-        if self.amortized is not None:
-            assert context is not None, "this map is conditioned on a context"
-            raw = raw + self.amortized(context).to(x.dtype)
-        q, *triangles, b = raw.split(self.sizes, dim=1)
+        q, *triangles, b = self.numbers(context, x.dtype).split(self.sizes, dim=1)
         q = torch.linalg.qr(q.unflatten(1, self.shape))[0]
         r, other = (self._triangular(values) for values in triangles)
         return tuple(p.expand(len(x), *p.shape[1:]) for p in (q, r, other, b))  # type: ignore[return-value]

@@ -14,8 +14,8 @@ class Dimer(TwoStates):
 
     .. math:: E = \tfrac12 |c|^2 + 3 ((d - 2)^2 - 1)^2 + d, \qquad c = \tfrac12 (x_1 + x_2), \quad d = |x_1 - x_2|
 
-    The particles are close (d near 1) or apart (near 3), with a barrier between of 4 kT from the first and 2 kT from the second (after the dimer of Noé et al. 2019,
-    without its solvent). Of the coordinates c and :math:`x_1 - x_2`, whose Jacobian is one, only d is not trivial: what is known is
+    The particles are close (d near 1) or apart (near 3), with a barrier between of 4 kT from the first and 2 kT from the
+    second (after the dimer of Noé et al. 2019, without its solvent). Of the coordinates c and :math:`x_1 - x_2`, whose Jacobian is one, only d is not trivial: what is known is
     known by an integral over d.
     """
 

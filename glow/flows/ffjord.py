@@ -1,12 +1,13 @@
 """FFJORD: a flow in continuous time with a free-form network (Grathwohl et al. 2019)."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from glow.bijections import Bijection, Composition, Continuous, Gaussianize
+from glow.bijections import Continuous
 from glow.flows.flow import Flow
 from glow.flows.vectors import BASES, chain, check_vectors_or_images
 from glow.networks import Velocity
@@ -22,7 +23,8 @@ class FFJORD(Flow):
     """One ordinary differential equation from data to latents, see ``Continuous``.
 
     In the plane the trace of the Jacobian is exact. Elsewhere ``log_prob`` estimates it with one probe per solve, whose signs
-    are digits of the noise: the same noise gives the same log-probability, which is right in the mean over noise. Images are flattened.
+    are digits of the noise: the same noise gives the same log-probability, which is right in the mean over noise. Images
+    are flattened.
 
     Args:
         event_shape: (D,), at least two dimensions, or (C, H, W).
@@ -66,20 +68,17 @@ class FFJORD(Flow):
             "FFJORD", event_shape, grey_levels, hidden=hidden, hidden_layers=hidden_layers
         )
         equation = Continuous(Velocity(d, hidden, hidden_layers), solver, steps, tolerance, kinetic, jacobian)
-        bijection: Bijection = chain([equation], event_shape, base)
-        if gaussianize and dequantization is not None:
-            marginals = Gaussianize(event_shape[0], dequantization.grey_levels)
-            bijection = Composition([marginals, bijection], numbered=False)
+        marginals = dequantization.grey_levels if gaussianize and dequantization else None
+        bijection = chain([equation], event_shape, base, marginals)
         super().__init__(bijection, event_shape, dequantization, base=BASES[base](d, components))
-        self.exact = d <= EXACT
 
     @property
     def estimated(self) -> bool:
-        return not self.exact
+        return math.prod(self.event_shape) > EXACT
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
         """Uniform in [0, 1) for ``n`` elements, (n, *event_shape); None for points of the plane."""
-        if self.exact:
+        if not self.estimated:
             return None
         dtype = torch.promote_types(self.dtype, torch.float32)  # others have no such digit
         return draw(
@@ -88,7 +87,7 @@ class FFJORD(Flow):
 
     def context(self, y: Tensor | None, n: int, noise: Tensor | None = None) -> Tensor | None:
         """The probe (n, D, 1) that the noise holds; without noise None, for the exact trace."""
-        if self.exact or noise is None:
+        if not self.estimated or noise is None:
             return None
         sign = 2 * (noise.expand(n, *self.event_shape) * DIGIT).floor().remainder(2) - 1
         return sign.flatten(1)[..., None]

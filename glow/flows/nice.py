@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from glow.bijections import ActNorm, Bijection, Composition, Gaussianize, Scale, Shift
+from glow.bijections import ActNorm, Bijection, Scale, Shift
 from glow.flows.flow import Flow
 from glow.flows.vectors import BASES, alternating, chain, check_vectors_or_images
 
@@ -45,8 +45,6 @@ class NICE(Flow):
             "NICE", event_shape, grey_levels, layers=layers, hidden=hidden, hidden_layers=hidden_layers
         )
         maps: list[Bijection] = [*alternating(d, layers, hidden, hidden_layers, Shift()), Scale(d)]
-        bijection: Bijection = chain([ActNorm(d), *maps] if dequantization else maps, event_shape, base)
-        if gaussianize and dequantization is not None:
-            marginals = Gaussianize(event_shape[0], dequantization.grey_levels)
-            bijection = Composition([marginals, bijection], numbered=False)
+        marginals = dequantization.grey_levels if gaussianize and dequantization else None
+        bijection = chain([ActNorm(d), *maps] if dequantization else maps, event_shape, base, marginals)
         super().__init__(bijection, event_shape, dequantization, base=BASES[base](d, components))

@@ -3,7 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 
-from glow.bijections import Bijection, Composition, Coupling, Elementwise, Flatten, Halves, Sigmoid
+from glow.bijections import (
+    Bijection,
+    Composition,
+    Coupling,
+    Elementwise,
+    Flatten,
+    Gaussianize,
+    Halves,
+    Sigmoid,
+)
 from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, Mixture, StandardNormal, StudentT, Uniform
 from glow.errors import UsageError, check_choice, check_positive
@@ -54,8 +63,12 @@ def alternating(
     return couplings
 
 
-def chain(maps: Sequence[Bijection], event_shape: Sequence[int], base: str) -> Composition:
+def chain(
+    maps: Sequence[Bijection], event_shape: Sequence[int], base: str, marginals: int | None = None
+) -> Composition:
     """The maps of vectors one after another; images are flattened first, and a uniform base needs a sigmoid.
+
+    With ``marginals`` grey levels, images begin with the marginal distribution of each channel.
 
     Raises:
         UsageError: no such base.
@@ -63,4 +76,7 @@ def chain(maps: Sequence[Bijection], event_shape: Sequence[int], base: str) -> C
     check_choice("base", base, BASES)
     before = [] if len(event_shape) == 1 else [Flatten(tuple(event_shape))]
     after = [Sigmoid()] if base == "uniform" else []
-    return Composition([*before, *maps, *after])
+    whole = Composition([*before, *maps, *after])
+    return (
+        Composition([Gaussianize(event_shape[0], marginals), whole], numbered=False) if marginals else whole
+    )

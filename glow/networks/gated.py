@@ -88,10 +88,11 @@ class CausalNet(nn.Module):
         k, r, (b, _, height, across) = self.reach - 1, self.reach, x.shape
         width = self.from_left.out_channels
         image = F.pad(torch.cat((x, torch.ones_like(x[:, :1])), dim=1), (r, k, r, 0))
+        layers = self._layers()
         rows = [x.new_zeros(b, width, r, across + 2 * k) for _ in self.layers]  # the last ones
         for i in range(height):
             v, seen = self.from_above(image[:, :, i : i + r, 1:]), []
-            for layer, row in zip(self._layers(), rows, strict=True):
+            for layer, row in zip(layers, rows, strict=True):
                 row[:, :, :-1] = row[:, :, 1:].clone()
                 row[:, :, -1, k : k + across] = v[:, :, 0]
                 v, s = layer.above(row)
@@ -99,7 +100,7 @@ class CausalNet(nn.Module):
             columns = [x.new_zeros(b, width, 1, k + across) for _ in self.layers]
             for j in range(across):
                 h = self.from_left(image[:, :, r + i : r + i + 1, j : j + r])
-                for layer, s, column in zip(self._layers(), seen, columns, strict=True):
+                for layer, s, column in zip(layers, seen, columns, strict=True):
                     column[..., k + j] = h[..., 0]
                     h = layer.left(s[..., j : j + 1], column[..., j : j + r], h)
                 image[:, :-1, r + i, r + j] = choose(self.head(h), i, j)

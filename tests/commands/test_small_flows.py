@@ -112,7 +112,7 @@ def test_posteriors(run: Run, posterior: str) -> None:
 
 
 def test_continuous_time_of_images(run: Run, tmp_path: Path) -> None:
-    """Trained, its solver's work logged, completed, measured: the estimated trace is the same in all of it."""
+    """Trained, its solver's work logged, interpolated, measured: the estimated trace is the same in all of it."""
     small = (
         "model.hidden=16",
         "model.hidden_layers=1",

@@ -48,7 +48,9 @@ def same_weights(first: Path, second: Path) -> None:
     [
         (5, ["fit.max_epochs=3"]),  # inside an epoch
         (11, ["fit.max_epochs=3"]),  # at its end
+        pytest.param(14, ["fit.max_epochs=3"], marks=pytest.mark.slow),
         (5, ["fit.max_epochs=-1", "fit.max_steps=33"]),
+        pytest.param(11, ["fit.max_epochs=-1", "fit.max_steps=33"], marks=pytest.mark.slow),
         (22, ["fit.max_epochs=4", "fit.max_steps=33"]),
         (16, ["fit.max_epochs=3", "trainer.accumulate_grad_batches=3"]),  # inside an optimizer step
     ],
@@ -239,7 +241,7 @@ def test_a_decay_ends_with_the_time_limit_also_after_a_break(
     limited = (
         *TINY,
         "fit.max_epochs=10000",
-        "fit.max_time=00:00:00:05",
+        "fit.max_time=00:00:00:10",
         "trainer.log_every_n_steps=1",
     )
     with monkeypatch.context() as patch:
@@ -252,5 +254,5 @@ def test_a_decay_ends_with_the_time_limit_also_after_a_break(
             float(v) for row in csv.DictReader(file) for k, v in row.items() if k.startswith("lr-") and v
         ]
     assert max(rates) > 0.5 * 4e-3
-    assert rates[-1] < 0.15 * max(rates)  # a step of a busy machine may be a tenth of it
+    assert rates[-1] < 0.05 * max(rates)
     assert rates.index(max(rates)) < 40  # and of cosine decay, the default of digits
