@@ -17,7 +17,7 @@ from glow.commands.samples import FORMATS, decode_warnings, draw_samples, one_te
 from glow.commands.session import Session
 from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.latents import PATHS, interpolate, redraw
-from glow.flows.pixelcnn import PixelCNN
+from glow.flows.pixels import PixelByPixel
 
 STEPS = 300
 """Of a completion: a minute for four of a small image on a CPU."""
@@ -54,7 +54,7 @@ def sample(cfg: DictConfig) -> dict[str, Any]:
         return export(session)
     if session.density.grey_levels is None and cfg.mode != "samples":
         raise UsageError(f"mode={cfg.mode} needs a model of images, and this one is of points")
-    exact = cfg.mode == "complete" and isinstance(session.density, PixelCNN)
+    exact = cfg.mode == "complete" and isinstance(session.density, PixelByPixel)
     if cfg.mode != "samples" and not exact and not session.flow.base.is_normal:
         raise UsageError(f"mode={cfg.mode} needs a flow with a standard normal base: model.base=normal")
     session.make_folder("samples")
@@ -135,7 +135,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
     from glow.evaluation.masks import parse_mask
 
     cfg = session.cfg
-    density = session.density if isinstance(session.density, PixelCNN) else session.flow
+    density = session.density if isinstance(session.density, PixelByPixel) else session.flow
     temperature = one_temperature(session, 1.0)
     x, y = images(session, [0])
     missing = parse_mask(str(cfg.mask), density.event_shape, session.generator("mask"))
@@ -144,7 +144,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
     for i, image in enumerate(x):
         source = session.generator("complete", i)
         rows += [image[None], image.masked_fill(missing, session.levels // 2)[None]]
-        if isinstance(density, PixelCNN):
+        if isinstance(density, PixelByPixel):
             filled = density.complete(
                 image, missing, cfg.completions, temperature=temperature, generator=source
             )

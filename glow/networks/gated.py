@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glow.networks.causal import CausalNet
+
 
 class Conv2d(nn.Conv2d):
     """A convolution whose weight is a matrix to optimizers such as ``glow.training.Muon``."""
@@ -18,7 +20,7 @@ class GatedLayer(nn.Module):
     """Two stacks of gated convolutions, without a blind spot (van den Oord et al. 2016b, figure 2).
 
     The vertical stack sees its own row and those above, the horizontal one the pixel and those to its left, and what the vertical
-    stack knows. That a pixel is not told itself is for the inputs to care, see ``CausalNet``.
+    stack knows. That a pixel is not told itself is for the inputs to care, see ``GatedCNN``.
 
     Args:
         width: channels of both stacks.
@@ -46,8 +48,8 @@ class GatedLayer(nn.Module):
         return residual + self.out(added if kept is None else added * kept[:, :, None, None])
 
 
-class CausalNet(nn.Module):
-    """Pixels (B, C, H, W) -> numbers (B, P, H, W) that depend on the pixels above and to the left, row by row.
+class GatedCNN(CausalNet):
+    """Gated layers one behind another (van den Oord et al. 2016b).
 
     Both stacks begin with the image moved by a row or a column. A channel of ones beside it tells the border.
 
@@ -68,7 +70,7 @@ class CausalNet(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), Conv2d(width, width, 1), nn.ReLU(), Conv2d(width, parameters, 1))
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        """See above; ``kept`` (layers, B, width) are the factors of dropout."""
+        """(B, C, H, W) -> (B, P, H, W); ``kept`` (layers, B, width) are the factors of dropout."""
         k = self.reach - 1
         x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
         v = self.from_above(F.pad(x, (k, k, k + 1, 0))[:, :, :-1])
@@ -79,12 +81,6 @@ class CausalNet(nn.Module):
         return self.head(h)
 
     def unroll(self, x: Tensor, choose: Callable[[Tensor, int, int], Tensor]) -> Tensor:
-        """Fill an image pixel by pixel, each computed once: what earlier ones left in the hidden layers is kept.
-
-        Args:
-            x: (B, C, H, W); its values are replaced.
-            choose: called with what ``forward`` gives for a pixel (B, P, 1, 1), its row and column -> its value (B, C).
-        """
         k, r, (b, _, height, across) = self.reach - 1, self.reach, x.shape
         width = self.from_left.out_channels
         image = F.pad(torch.cat((x, torch.ones_like(x[:, :1])), dim=1), (r, k, r, 0))

@@ -10,7 +10,7 @@ from glow.distributions.logistics import DiscretizedLogistics
 from glow.errors import UsageError
 from glow.evaluation.bits import evaluate_log_probs
 from glow.flows import PixelCNN
-from glow.networks import CausalNet
+from glow.networks import GatedCNN
 
 
 def shaken(module: nn.Module, sd: float = 0.3) -> nn.Module:
@@ -39,7 +39,7 @@ def test_probabilities_of_all_images_sum_to_one(shape: tuple[int, ...], levels: 
 def test_a_pixel_sees_all_above_and_to_the_left_and_nothing_else(reach: int) -> None:
     """No blind spot: with enough layers all pixels before one reach it, but a reach of one sees no farther than its inputs."""
     height, across = 4, 5
-    network = shaken(CausalNet(1, 1, 6, 4, reach))
+    network = shaken(GatedCNN(1, 1, 6, 4, reach))
     jacobian = torch.autograd.functional.jacobian(
         lambda x: network(x.view(1, 1, height, across)).flatten(), torch.randn(height * across).double()
     )
@@ -52,7 +52,7 @@ def test_a_pixel_sees_all_above_and_to_the_left_and_nothing_else(reach: int) -> 
 
 @pytest.mark.parametrize(("channels", "reach"), [(1, 3), (3, 2)])
 def test_unrolled_it_is_the_same_network(channels: int, reach: int) -> None:
-    network = shaken(CausalNet(channels, 4, 6, 3, reach))
+    network = shaken(GatedCNN(channels, 4, 6, 3, reach))
     x, found = torch.randn(2, channels, 4, 3).double(), torch.zeros(2, 4, 4, 3).double()
 
     def choose(parameters: Tensor, i: int, j: int) -> Tensor:
