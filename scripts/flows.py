@@ -28,6 +28,7 @@ FAMILIES = {
     "nice": "", "realnvp": "", "maf": "", "iaf": "", "nsf": "", "nsf_autoregressive": "model=nsf model.autoregressive=true",
     "planar": "", "radial": "", "made": "", "ffjord": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
+CLASSICAL = {"kde": "kernel estimate", "gmm": "mixture of Gaussians"}
 DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
 REVERSE = {
     "nsf": "experiment=reverse_kl",
@@ -74,9 +75,19 @@ TABLES: dict[str, Runs] = {
 }  # fmt: skip
 
 
+def shown(args: argparse.Namespace, key: tuple[str, str]) -> bool:
+    """Whether ``--only`` leaves a row or column in."""
+    return args.only in key[0] or args.only in key[1]
+
+
+def run_name(table: str, key: tuple[str, str]) -> str:
+    """The folder of a run."""
+    return "-".join((table, *key)).replace(",", "").replace(" ", "_")
+
+
 def train(table: str, args: argparse.Namespace, key: tuple[str, str], overrides: str) -> dict[str, Any]:
     """The results of one run; trains it unless that is done."""
-    name = "-".join((table, *key)).replace(" ", "_")
+    name = run_name(table, key)
     command = [
         sys.executable, "train.py", *overrides.split(), f"name={name}", f"output_dir={args.out.resolve()}",
         f"seed={args.seed}", "logger=csv", *([f"fit.max_steps={args.steps}", "fit.max_epochs=null"] if args.steps else []),
@@ -129,6 +140,21 @@ def truths(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
     return {("entropy, nats", toy): f"{r['true_nll']:.3f}" for toy, r in found if "true_nll" in r}
 
 
+def classical(toy: str, seed: int) -> dict[tuple[str, str], str]:
+    """The rows of a kernel density estimate and a mixture of Gaussians, fitted to the same points."""
+    from glow.commands.build import make
+    from glow.commands.main import compose
+    from glow.evaluation.plane import baselines
+
+    data = make("dataset", compose("train", [f"dataset={toy}"]).dataset, seed=seed)
+    data.setup("fit")
+    data.setup("test")
+    test = data.arrays("test")[0]
+    truth = data.true_nll(test)
+    fitted = baselines(data.arrays("train")[0], test, seed)
+    return {(CLASSICAL[name], toy): f"{values['nll'] - truth:.3f}" for name, values in fitted.items()}
+
+
 def draw_depth(results: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
     """Test negative log-likelihood against the number of layers, a line per family, and the entropy."""
     from matplotlib.figure import Figure
@@ -162,15 +188,17 @@ def main() -> None:
         if table not in TABLES:
             parser.error(f"{table} is not one of {', '.join(TABLES)}")
     for table in args.tables or TABLES:
-        runs = {k: v for k, v in TABLES[table].items() if args.only in k[0] or args.only in k[1]}
+        runs = {k: v for k, v in TABLES[table].items() if shown(args, k)}
         with ThreadPoolExecutor(args.jobs) as pool:
-            done = pool.map(partial(train, table, args), *zip(*runs.items(), strict=True))
+            done = pool.map(partial(train, table, args), runs, runs.values())
             results = {}
             for key, result in zip(runs, done, strict=True):
                 results[key] = result
                 print(f"{table}: {', '.join(key)}: {figure(table, result)}", file=sys.stderr, flush=True)
         cells = {key: figure(table, result) for key, result in results.items()}
         if table == "nll":
+            for toy in TOYS:
+                cells |= {k: v for k, v in classical(toy, args.seed).items() if shown(args, k)}
             cells |= truths((key[1], result) for key, result in results.items())
         print(f"\n{table}\n\n{markdown(cells)}\n", flush=True)
         if args.out.is_dir():

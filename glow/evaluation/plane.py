@@ -178,12 +178,7 @@ def qq_points(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def baselines(train: Tensor, test: Tensor, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What two classical densities reach on held-out points, to compare a flow with.
-
-    One is a kernel density estimate, with one round Gaussian kernel for both axes, whose scales should therefore be
-    similar; the other a mixture of Gaussians with full covariances. Bandwidth and number of components are those
-    with the best five-fold cross-validated likelihood on at most ``SELECTION_POINTS`` training points; both are then
-    fitted to all N, for which the bandwidth is narrowed at the optimal rate N^(-1/6) (Scott 1992, section 6.2).
+    """What two classical densities reach on held-out points, to compare a flow with, see ``fit_baselines``.
 
     10,000 training and 10,000 test points take some 5 s on one core: up to 4 s for the choices, the rest for the
     kernel estimate, whose relative error is below 1e-4 and whose cost grows with both numbers.
@@ -200,24 +195,48 @@ def baselines(train: Tensor, test: Tensor, seed: int = 0) -> dict[str, dict[str,
     Raises:
         UsageError: train or test has another shape or too few points.
     """
-    for name, points, least in (("train", train, 10), ("test", test, 2)):
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < least:
-            raise UsageError(f"{name} must be {least} or more points (N, 2), got shape {tuple(points.shape)}")
-    x, held_out = train.double().cpu().numpy(), test.double().cpu().numpy()
+    _check_points("train", train, 10)
+    _check_points("test", test, 2)
+    kernels, mixture = fit_baselines(train, seed)
+    held_out = test.double().cpu().numpy()
+    with threadpool_limits(limits=1):
+        return {
+            "kde": _held_out(kernels, held_out) | {"bandwidth": kernels.bandwidth},
+            "gmm": _held_out(mixture, held_out) | {"components": mixture.n_components},
+        }
+
+
+def fit_baselines(train: Tensor, seed: int = 0) -> tuple[KernelDensity, GaussianMixture]:
+    """A kernel density estimate and a mixture of Gaussians; ``score_samples`` of each is the log-density of points.
+
+    The first has one round Gaussian kernel for both axes, whose scales should therefore be similar, the second full
+    covariances. Bandwidth and number of components are those with the best five-fold cross-validated likelihood on at
+    most ``SELECTION_POINTS`` training points; both are then fitted to all N, for which the bandwidth is narrowed at the
+    optimal rate N^(-1/6) (Scott 1992, section 6.2).
+
+    Args:
+        train: points (N, 2), at least 10.
+        seed: decides the subset and the mixture's starting points.
+
+    Raises:
+        UsageError: train has another shape or too few points.
+    """
+    _check_points("train", train, 10)
+    x = train.double().cpu().numpy()
     subset = np.random.default_rng(seed).permutation(x)[:SELECTION_POINTS]
     scale, sizes = x.std(0).mean(), [k for k in COMPONENTS if k <= len(subset) // 2]
     kernels, mixture = KernelDensity(rtol=1e-4), GaussianMixture(max_iter=500, random_state=seed)
-
     with threadpool_limits(limits=1):  # matrices this small take ten times as long with several threads
         bandwidth = _choose(kernels, "bandwidth", scale * np.logspace(-2, 0, 21), subset)
         bandwidth *= (0.8 * len(subset) / len(x)) ** (1 / 6)  # chosen with four fifths of the subset
-        components = _choose(mixture, "n_components", sizes, subset)
         kernels.set_params(bandwidth=bandwidth).fit(x)
-        mixture.set_params(n_components=components).fit(x)
-        return {
-            "kde": _held_out(kernels, held_out) | {"bandwidth": bandwidth},
-            "gmm": _held_out(mixture, held_out) | {"components": components},
-        }
+        mixture.set_params(n_components=_choose(mixture, "n_components", sizes, subset)).fit(x)
+    return kernels, mixture
+
+
+def _check_points(name: str, points: Tensor, least: int) -> None:
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < least:
+        raise UsageError(f"{name} must be {least} or more points (N, 2), got shape {tuple(points.shape)}")
 
 
 def _choose(model: Any, name: str, values: Iterable[Any], x: NDArray[np.float64]) -> Any:
