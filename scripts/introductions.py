@@ -50,14 +50,14 @@ class Picture(NamedTuple):
     log: bool = False
 
 
-GAUSSIAN = "dataset=bimodal model=realnvp model.layers=2 model.hidden=2 model.hidden_layers=1"
+GAUSSIAN = "dataset=bimodal dataset.noise=0.3 model=realnvp model.layers=2 model.hidden=2 model.hidden_layers=1"
 PICTURES = {
     "baselines": Picture(
         "checkerboard", 0.0, 5,
         {"RealNVP": "dataset=checkerboard model=realnvp", "neural splines": "dataset=checkerboard model=nsf"}, classical=True,
     ),
     "two_kls": Picture(
-        "bimodal", 0.5, 4,
+        "bimodal", 0.3, 4,
         {"forward KL": GAUSSIAN, "reverse KL": f"experiment=reverse_kl {GAUSSIAN}", "both": f"{GAUSSIAN} objective=both_kl"},
     ),
     "bridges": Picture(

@@ -1,6 +1,7 @@
-"""The benchmark and the yardstick, at a tiny size, as a user would start them."""
+"""Scripts, at a tiny size, as a user would start them."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
     assert "model.depth=1" in printed
 
 
+@pytest.mark.slow
+def test_introductions(tmp_path: Path) -> None:
+    printed = script("introductions", "two_kls", "--steps", "2", "--out", str(tmp_path))
+    assert printed.splitlines() == [str(tmp_path / "two_kls.png")]
+    assert Image.open(tmp_path / "two_kls.png").width > 3 * Image.open(tmp_path / "two_kls.png").height
+
+
+def test_kernels_and_mixtures_beside_small_flows() -> None:
+    rows = runpy.run_path(str(ROOT / "scripts" / "flows.py"))["classical"]("bimodal", 0)
+    assert set(rows) == {("kernel estimate", "bimodal"), ("mixture of Gaussians", "bimodal")}
+    assert all(-0.02 < float(cell) < 0.02 for cell in rows.values())
+
+
 def refused(name: str, *arguments: str) -> str:
     command = [sys.executable, f"scripts/{name}.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -85,6 +99,8 @@ def test_the_yardstick_goes_on_after_a_setting_that_fails(tmp_path: Path, fake_m
     [
         ("yardstick", ["--minutes", "0"], "--minutes: must be above zero"),
         ("yardstick", ["name=x"], "the yardstick sets this itself"),
+        ("introductions", ["kls"], "kls is not one of baselines, two_kls, bridges"),
+        ("flows", ["nlls"], "nlls is not one of nll"),
         ("benchmark", ["--rounds", "0"], "--rounds: must be a whole number above zero"),
         ("benchmark", ["--skip", "memroy"], "'memroy' is not one of train"),
         ("benchmark", ["--only", "theirs"], "no contender has theirs in its name: floor"),
