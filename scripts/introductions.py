@@ -50,7 +50,9 @@ class Picture(NamedTuple):
     log: bool = False
 
 
-GAUSSIAN = "dataset=bimodal dataset.noise=0.3 model=realnvp model.layers=2 model.hidden=2 model.hidden_layers=1"
+GAUSSIAN = (
+    "dataset=bimodal dataset.noise=0.3 model=realnvp model.layers=2 model.hidden=2 model.hidden_layers=1"
+)
 PICTURES = {
     "baselines": Picture(
         "checkerboard", 0.0, 5,
@@ -61,11 +63,11 @@ PICTURES = {
         {"forward KL": GAUSSIAN, "reverse KL": f"experiment=reverse_kl {GAUSSIAN}", "both": f"{GAUSSIAN} objective=both_kl"},
     ),
     "bridges": Picture(
-        "eight_gaussians", 0.2, 4,
+        "eight_gaussians", 0.2, 3.5,
         {
             "RealNVP": "dataset=eight_gaussians model=realnvp",
             "neural splines": "dataset=eight_gaussians model=nsf",
-            "RealNVP, base a mixture": "dataset=eight_gaussians model=realnvp model.base=mixture",
+            "RealNVP, mixture base": "dataset=eight_gaussians model=realnvp model.base=mixture",
         }, log=True,
     ),
 }  # fmt: skip
@@ -95,7 +97,7 @@ def draw(picture: Picture, runs: dict[str, Path], path: Path) -> None:
     highest = (target.log_prob(grid.double()) - target.log_normalizer).max().item()
     low, high = (highest - DEEPEST, highest) if picture.log else (0.0, np.exp(highest))
 
-    figure = Figure(figsize=(2.6 * (1 + len(values)), 2.9), dpi=100, layout="constrained")
+    figure = Figure(figsize=(2.6 * (1 + len(values)), 2.9), dpi=90, layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(values), sharex=True, sharey=True)
     first.scatter(*points[:2_000].T.numpy(), s=1)
     first.set(
@@ -106,7 +108,10 @@ def draw(picture: Picture, runs: dict[str, Path], path: Path) -> None:
         axes.imshow(
             shown.numpy(), origin="lower", extent=(-picture.half, picture.half) * 2, vmin=low, vmax=high
         )
-        axes.set_title(f"{title}, log-density" if picture.log else title)
+        axes.set_title(title)
+    figure.supxlabel(
+        f"log-density, down to {DEEPEST} nats below the peak" if picture.log else "density", fontsize=10
+    )
     figure.savefig(path)
 
 

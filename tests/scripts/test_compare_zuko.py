@@ -31,7 +31,7 @@ def test_every_pair(
     compare: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "zuko.json"
-    assert compare("--steps", "20", "--seeds", "2", "--out", str(out)) == 0
+    assert compare("--steps", "20", "--seeds", "2", "--only", ",".join(PAIRS), "--out", str(out)) == 0
     models = json.loads(out.read_text())["models"]
     assert list(models) == [f"{whose} {pair}" for pair in PAIRS for whose in ("ours", "zuko")]
     printed = capsys.readouterr().out
@@ -46,6 +46,16 @@ def test_every_pair(
     # The same networks: an ActNorm of two shifts and two scales is all that ours have more.
     for pair, more in zip(PAIRS, (0, 4, 4, 0), strict=True):
         assert models[f"ours {pair}"][0]["parameters"] == models[f"zuko {pair}"][0]["parameters"] + more
+
+
+@pytest.mark.slow
+def test_continuous_time(compare: Callable[..., object], tmp_path: Path) -> None:
+    assert compare("--steps", "2", "--only", "ffjord", "--out", str(tmp_path / "zuko.json")) == 0
+    models = json.loads((tmp_path / "zuko.json").read_text())["models"]
+    [ours], [theirs] = models["ours ffjord"], models["zuko ffjord"]
+    # The same network but for time: gates, their biases and shifts, or six numbers more that the first layer sees.
+    assert ours["parameters"] - 3 * (64 + 64 + 2) == theirs["parameters"] - 6 * 64
+    assert all(1 < run["test_nll"] < 3 for run in (ours, theirs))
 
 
 def test_a_seed_decides_everything_but_time(compare: Callable[..., object], tmp_path: Path) -> None:
