@@ -45,7 +45,7 @@ class ResidualFlow(Estimated):
     def __init__(
         self,
         event_shape: Sequence[int],
-        layers: int = 8,
+        layers: int = 6,
         hidden: int = 64,
         hidden_layers: int = 2,
         lipschitz: float = 0.97,

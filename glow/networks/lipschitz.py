@@ -11,8 +11,8 @@ ROUNDS = 4
 """Of three squarings of a Gram matrix, without which its trace would leave the range of float32: 4,096 steps of power iteration."""
 STEEPEST = 1.1
 """Above the largest slope of swish, 1.0998."""
-START = 0.5
-"""Of beta before its softplus."""
+START = 20.0
+"""Of beta: where weights are as small as their norms make them, less bends too little."""
 
 
 class LipschitzMLP(nn.Module):
@@ -41,8 +41,16 @@ class LipschitzMLP(nn.Module):
         super().__init__()
         sizes = [dimensions, *[hidden] * layers, dimensions]
         self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.raw_beta = nn.Parameter(torch.full((layers,), START))
+        self.raw_beta = nn.Parameter(torch.full((layers,), START))  # softplus leaves such numbers as they are
         self.largest = lipschitz ** (1 / (layers + 1))
+        with (
+            torch.no_grad()
+        ):  # at their largest norm, with biases in proportion: smaller weights learn slowly
+            for layer in self.linear:
+                weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+                factor = self.largest / spectral_norm(weight)
+                weight *= factor
+                bias *= factor
 
     def weights(self) -> list[Tensor]:
         """W' of every layer, for ``linearized``."""
