@@ -26,7 +26,7 @@ TOYS = (
 )  # fmt: skip
 FAMILIES = {
     "nice": "", "realnvp": "", "maf": "", "iaf": "", "nsf": "", "nsf_autoregressive": "model=nsf model.autoregressive=true",
-    "planar": "", "radial": "", "made": "", "ffjord": "", "realnvp_mixture": "model=realnvp model.base=mixture",
+    "planar": "", "radial": "", "made": "", "ffjord": "", "residual": "", "realnvp_mixture": "model=realnvp model.base=mixture",
 }  # fmt: skip
 CLASSICAL = {"kde": "kernel estimate", "gmm": "mixture of Gaussians"}
 DENSITIES = ("banana", "rings", "double_well", "energy_1", "energy_2", "energy_3", "energy_4")
@@ -69,7 +69,7 @@ TABLES: dict[str, Runs] = {
         ("realnvp", system): f"experiment=boltzmann dataset={system}" for system in ("double_well", "dimer")
     },
     "images": {
-        **{(model, "digits"): f"experiment={model}_digits" for model in ("nice", "realnvp", "ffjord")},
+        **{(model, "digits"): f"experiment={model}_digits" for model in ("nice", "realnvp", "ffjord", "residual")},
         ("pixelcnn", "digits"): "dataset=digits model=pixelcnn",
     },
 }  # fmt: skip

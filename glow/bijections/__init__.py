@@ -18,6 +18,7 @@ from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
 from glow.bijections.radial import Radial
 from glow.bijections.repeated import Repeated
 from glow.bijections.reshape import Flatten, Squeeze
+from glow.bijections.residual import Residual
 from glow.bijections.scales import Scales, record_scales
 from glow.bijections.sylvester import Sylvester
 
@@ -48,6 +49,7 @@ __all__ = [
     "Planar",
     "Radial",
     "Repeated",
+    "Residual",
     "Scale",
     "Scales",
     "Shift",

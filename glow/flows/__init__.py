@@ -20,6 +20,7 @@ from glow.flows.nsf import NSF
 from glow.flows.pixelcnn import PixelCNN
 from glow.flows.planar import PlanarFlow, RadialFlow
 from glow.flows.realnvp import RealNVP
+from glow.flows.residual import ResidualFlow
 from glow.flows.vae import VAE
 from glow.networks import ConvNet, ResNet
 
@@ -35,6 +36,7 @@ RECIPES: dict[str, type[Distribution]] = {
         MAF,
         IAF,
         FFJORD,
+        ResidualFlow,
         PlanarFlow,
         RadialFlow,
         MADEDensity,
@@ -137,5 +139,6 @@ __all__ = [
     "PlanarFlow",
     "RadialFlow",
     "RealNVP",
+    "ResidualFlow",
     "build",
 ]

@@ -1,8 +1,10 @@
-"""Networks that give a coupling its parameters, a flow in continuous time its velocity, and pixels their distribution."""
+"""Networks that give a coupling its parameters, a flow in continuous time its velocity, a residual block its contraction, and pixels
+their distribution."""
 
 from glow.networks.causal import CausalNet
 from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
 from glow.networks.gated import GatedCNN
+from glow.networks.lipschitz import LipschitzMLP
 from glow.networks.made import MADE
 from glow.networks.mlp import MLP
 from glow.networks.resnet import ResNet
@@ -15,6 +17,7 @@ __all__ = [
     "CausalNet",
     "ConvNet",
     "GatedCNN",
+    "LipschitzMLP",
     "ResNet",
     "ScaledConv2d",
     "Velocity",

@@ -31,6 +31,7 @@ from glow.bijections import (
     Planar,
     Radial,
     Repeated,
+    Residual,
     Scale,
     Shift,
     Sigmoid,
@@ -42,7 +43,7 @@ from glow.bijections import (
 )
 from glow.bijections.amortized import Amortized
 from glow.fused import FusedLevel
-from glow.networks import MADE, MLP, ConvNet, ResNet, Velocity, ZeroConv2d
+from glow.networks import MADE, MLP, ConvNet, LipschitzMLP, ResNet, Velocity, ZeroConv2d
 
 CHANNELS = 4
 
@@ -170,6 +171,7 @@ CASES: dict[str, Case] = {
     "sylvester with context": Case(lambda: Sylvester(3, 3, 3), (3,), numbers),
     "radial": Case(lambda: Radial(3), (3,)),
     "continuous": Case(lambda: Continuous(Velocity(3, 4, 1), "rk4", steps=50), (3,)),
+    "residual": Case(lambda: Residual(LipschitzMLP(3, 8, 2)), (3,)),
     "sigmoid": Case(Sigmoid, (4,)),
     "flatten": Case(lambda: Flatten((3, 3, 2)), (3, 3, 2)),
     "realnvp of images": Case(realnvp, (1, 4, 4)),
