@@ -16,7 +16,7 @@ from glow.distributions.base import Distribution, check_draw
 from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, StandardNormal
 from glow.errors import UsageError
-from glow.flows.labels import one_hot
+from glow.flows.labels import observations, one_hot
 from glow.seeds import draw
 
 
@@ -248,17 +248,9 @@ class Flow(Distribution):
         """What the bijection is told of ``n`` elements: their labels, see ``glow.flows.labels``, (n, classes), or their
         standardized observations (n, observed)."""
         if self.standardize is not None:
-            return self.standardize(self._observations(y, n))[0]
+            return self.standardize(observations(y, n, self.observed).to(self.device, self.dtype))[0]
         context = one_hot(y, n, self.classes)
         return None if context is None else context.to(self.device, self.dtype)
-
-    def _observations(self, y: Tensor | None, n: int) -> Tensor:
-        if y is None or tuple(y.shape) not in ((n, self.observed), (self.observed,)):
-            raise UsageError(
-                f"y must be what was observed, ({n}, {self.observed}) or ({self.observed},) for all, got "
-                f"{None if y is None else tuple(y.shape)}"
-            )
-        return y.to(self.device, self.dtype).expand(n, -1)
 
     def _to_latents(
         self,

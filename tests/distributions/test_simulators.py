@@ -73,11 +73,11 @@ def test_the_linear_gaussian_by_bayes() -> None:
     simulator = LinearGaussian()
     theta, x = torch.randn(2, 50, 10, dtype=torch.float64)
     x[:] = x[0]
-    normal = torch.distributions.Normal(0.0, math.sqrt(0.1))
+    normal = torch.distributions.Normal(*torch.tensor([0.0, 0.1]).double().sqrt())
     joint = normal.log_prob(theta).sum(1) + normal.log_prob(x - theta).sum(1)
     evidence = joint - simulator.log_posterior(theta, x)
     torch.testing.assert_close(evidence, evidence[:1].expand(50))
-    marginal = torch.distributions.Normal(0.0, math.sqrt(0.2)).log_prob(x[0]).sum()
+    marginal = torch.distributions.Normal(*torch.tensor([0.0, 0.2]).double().sqrt()).log_prob(x[0]).sum()
     torch.testing.assert_close(evidence[0], marginal)
 
 
