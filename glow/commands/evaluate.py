@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.commands.loading import Loaded
+from glow.commands.posterior import check_c2st, measure_c2st
 from glow.commands.quality import measure_quality, plan_quality
 from glow.commands.session import Session
 from glow.distributions.base import Distribution
@@ -54,6 +55,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     data, (source, other) = session.data, session.sources
     # Now, before there is something to lose.
     plan = plan_quality(session)
+    check_c2st(session)
     others = None if other is None else session.load(other, data.split).first(cfg.limit)
     limited = f"-first{cfg.limit}" if cfg.limit else ""
     session.make_folder(f"evaluation/{data.label}-{data.split}{limited}")
@@ -70,6 +72,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     measurements: list[Callable[[Session, dict[str, Any]], None]] = [measure_latents, measure_baselines]
     if plan is not None:
         measurements.append(partial(measure_quality, plan=plan))
+    if cfg.c2st:
+        measurements.append(measure_c2st)
     if others is not None:
         measurements.insert(0, partial(measure_ood, inside=values[session.weights], others=others))
     for measure in measurements:
@@ -129,9 +133,10 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
         print("  exact log-probabilities of the integers, no bound")
     with (session.folder / "per_image.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", *(["label"] if data.y is not None else []), *values])
+        y = None if data.y is None or data.y.is_floating_point() else data.y  # observations are no labels
+        writer.writerow(["index", *(["label"] if y is not None else []), *values])
         for i, row in enumerate(zip(*(v.tolist() for v in values.values()), strict=True)):
-            writer.writerow([i, *([] if data.y is None else [int(data.y[i])]), *row])
+            writer.writerow([i, *([] if y is None else [int(y[i])]), *row])
     session.files.append("per_image.csv")
     return values
 
@@ -211,7 +216,7 @@ def measure_latents(session: Session, report: dict[str, Any]) -> None:
     from glow.evaluation.findings import findings
 
     data = session.data.first(n)
-    found = diagnose(flow, data.x, data.y if flow.classes else None, seed=session.seed)
+    found = diagnose(flow, data.x, data.y if flow.conditional else None, seed=session.seed)
     session.save(diagnostics_picture(found), "diagnostics")
     found["findings"] = findings(found, _training_mean(session))
     report["diagnostics"] = found
@@ -234,9 +239,10 @@ def _training_mean(session: Session) -> float | None:
 def measure_baselines(session: Session, report: dict[str, Any]) -> None:
     """Compare points in the plane with simple densities of the training points, and draw both."""
     flow, data = session.density, session.data
-    if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x)) is not None:
+    if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x, data.y)) is not None:
         report["true_nll"] = truth
-    if not session.cfg.diagnostics or flow.event_shape != (2,) or len(data.x) < MIN_POINTS:
+    few = flow.event_shape != (2,) or len(data.x) < MIN_POINTS
+    if not session.cfg.diagnostics or few or flow.observed:
         if "true_nll" in report:
             print(f"entropy of the points: {report['true_nll']:.4f} nats")
         return

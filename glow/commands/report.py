@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from glow.commands.testing import Test
-from glow.data import Toy
+from glow.data import Simulated, Toy
 from glow.errors import check_choice
 from glow.evaluation.bits import UNITS
 from glow.evaluation.reverse_kl import reverse_kl_report
@@ -190,8 +190,8 @@ def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any
         assert isinstance(module.flow, Flow)
         source = generator("cpu", "weights", module.seed)
         figures["reverse_kl"] = reverse_kl_report(module.flow, module.density, WEIGHTED, source)
-    if module.unit == "nll" and isinstance(data, Toy) and "test" in data.examples:
-        truth = data.true_nll(data.arrays("test")[0])
+    if module.unit == "nll" and isinstance(data, (Toy, Simulated)) and "test" in data.examples:
+        truth = data.true_nll(*data.arrays("test"))
         figures |= {} if truth is None else {"true_nll": truth}
     return figures
 

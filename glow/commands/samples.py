@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glow.bijections import guided
 from glow.commands.inputs import as_list, labels
+from glow.commands.posterior import known_posterior, observation
 from glow.commands.session import Session
 from glow.errors import UsageError, check_positive
 from glow.evaluation.latents import Decoded
@@ -48,19 +49,21 @@ def one_temperature(session: Session, default: float) -> float:
 def draw_samples(session: Session) -> dict[str, Any]:
     """``n`` samples at every temperature, from the same latents."""
     cfg, flow = session.cfg, session.density
-    y = labels(session, cfg.n)
+    y, seen = labels(session, cfg.n), observation(session)
     n = cfg.n if y is None else len(y)
     if len(guidances := guidances_for(session, y)) > 1:
         raise UsageError(f"mode=samples takes one guidance, got {guidances}")
     (guidance,) = guidances
     chosen = _format(session)
+    beside = known_posterior(session, seen, n) if seen is not None and chosen == "png" else {}
     metrics: list[dict[str, Any]] = []
     strip: dict[str, Tensor] = {}
     few = torch.linspace(0, n - 1, min(n, STRIP)).long()
     few = few if y is None else few[y[few].argsort(stable=True)]  # classes in order
-    for temperature in temperatures(session):
-        decoded = draw(session, n, y, temperature, guidance)
-        _write_samples(session, decoded.images, temperature, guidance, y, chosen)
+    for temperature in temperatures(session, None if seen is None else 1.0):
+        given = y if seen is None else seen.expand(n, -1)
+        decoded = draw(session, n, given, temperature, guidance)
+        _write_samples(session, decoded.images, temperature, guidance, y, chosen, beside)
         strip[f"T = {temperature:g}"] = decoded.images
         metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
     if len(strip) > 1 and flow.grey_levels is not None:
@@ -69,11 +72,12 @@ def draw_samples(session: Session) -> dict[str, Any]:
             labels=None if y is None else y[few].repeat(len(strip)),
         )  # fmt: skip
     elif len(strip) > 1 and flow.event_shape == (2,):
-        _scatter(session, strip, "temperature_strip")
+        _scatter(session, strip | beside, "temperature_strip")
     for row in metrics:
         counts = f"{len(row['not_finite'])} not finite, {len(row['one_grey'])} one grey"
         print(f"temperature {row['temperature']:<5g} {n:>6,} samples  {counts}")
-    return {"samples": metrics, "guidance": guidance, "labels": None if y is None else y.tolist()}
+    report = {"samples": metrics, "guidance": guidance, "labels": None if y is None else y.tolist()}
+    return report if seen is None else report | {"observation": seen.tolist()}
 
 
 def draw(session: Session, n: int, y: Tensor | None, temperature: float, guidance: float) -> Decoded:
@@ -112,7 +116,13 @@ def _format(session: Session) -> str:
 
 
 def _write_samples(
-    session: Session, images: Tensor, temperature: float, guidance: float, y: Tensor | None, chosen: str
+    session: Session,
+    images: Tensor,
+    temperature: float,
+    guidance: float,
+    y: Tensor | None,
+    chosen: str,
+    beside: dict[str, Tensor],
 ) -> None:
     name, title = f"samples_t{temperature}", f"temperature {temperature:g}"
     if guidance:
@@ -128,7 +138,7 @@ def _write_samples(
             Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
         session.files.append(name)
     elif session.density.grey_levels is None:
-        _scatter(session, {title: images}, name)
+        _scatter(session, {title: images} | beside, name)
     else:
         n, a_row_each = len(images), session.density.classes and session.cfg.label == "all"
         columns = n // session.density.classes if a_row_each else columns_for(n, y)

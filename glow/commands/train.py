@@ -21,6 +21,7 @@ from glow.commands.report import (
     run_summary,
 )
 from glow.commands.testing import test_weights
+from glow.errors import UsageError
 from glow.resilience import StopOnSignal
 from glow.resilience.lightning_internals import find_callback
 from glow.resilience.run_folder import RunFolder
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     values: Any = OmegaConf.to_container(cfg)
     data = make("dataset", cfg.dataset, seed=cfg.seed)
     flow = make_model(cfg.model)
+    check_observed(flow, data)
     if cfg.compile:
         flow.compile()
     objective = make("objective", cfg.objective)
@@ -83,6 +85,16 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             run.write(results)
             print_report(results, run.path)
         return results
+
+
+def check_observed(flow: Any, data: Any) -> None:
+    """Refuse a model that does not take the observations of the data: it would learn the prior, and nobody would notice."""
+    context = getattr(data, "context", None)  # data of one's own need not say it
+    if context is not None and flow.observed != context:
+        raise UsageError(
+            f"this data comes with observations of dataset.context={context} numbers, and the model takes {flow.observed}: "
+            "choose model=nsf_posterior"
+        )
 
 
 def stop_if_signalled(trainer: L.Trainer) -> None:

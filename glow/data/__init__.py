@@ -9,13 +9,14 @@ from glow.data.celeba import CelebA
 from glow.data.digits import Digits
 from glow.data.downsampled_imagenet import DownsampledImageNet
 from glow.data.image_folder import ImageFolder
+from glow.data.simulated import Simulated
 from glow.data.torchvision_data import TorchvisionData
 from glow.data.toy import Toy
 from glow.errors import UsageError, nearest
 
 DATASETS = {
     f"glow.data.{kind.__name__}": kind
-    for kind in (Digits, ImageFolder, TorchvisionData, CelebA, DownsampledImageNet, Toy)
+    for kind in (Digits, ImageFolder, TorchvisionData, CelebA, DownsampledImageNet, Toy, Simulated)
 }
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
 
@@ -55,6 +56,7 @@ __all__ = [
     "Digits",
     "DownsampledImageNet",
     "ImageFolder",
+    "Simulated",
     "TorchvisionData",
     "Toy",
     "build_data",

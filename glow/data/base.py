@@ -16,7 +16,7 @@ from glow.seeds import generator
 
 Split = Literal["train", "val", "test"]
 Arrays = tuple[Tensor, Tensor | None]
-"""Examples, uint8 (N, C, H, W) or float32 (N, D), and their labels, int64 (N,), if there are any."""
+"""Examples, uint8 (N, C, H, W) or float32 (N, D), and their labels, int64 (N,), if there are any, or observations, float32 (N, K)."""
 
 
 class Examples(Dataset[tuple[Tensor, ...]]):
@@ -24,7 +24,7 @@ class Examples(Dataset[tuple[Tensor, ...]]):
 
     Args:
         x: uint8 (N, C, H, W) or float32 (N, D). They may be the pages of a file that all processes share.
-        y: labels, int64 (N,), if there are any.
+        y: labels, int64 (N,), if there are any, or observations, float32 (N, K).
         rows: which of the N there are, int64 (n,); None for all.
         levels: (k, source) grey levels: images of ``source`` levels are given as ``floor(v * k / source)``.
     """
@@ -54,7 +54,7 @@ class Examples(Dataset[tuple[Tensor, ...]]):
         return Examples(self.x, self.y, self.rows[chosen], self.levels)
 
     def labels(self) -> Tensor | None:
-        """Labels (n,)."""
+        """Labels (n,), or observations (n, K)."""
         return None if self.y is None else self.y[self.rows]
 
     def arrays(self) -> Arrays:
@@ -84,6 +84,17 @@ def part_size(name: str, size: int | float, n: int) -> int:
             f"{name}={size} takes {taken} of {n} examples and leaves {n - taken}; both need at least one"
         )
     return taken
+
+
+def split_sizes(train_size: int, val_size: int | float, test_size: int) -> dict[Split, int]:
+    """The sizes of splits that are drawn independently of one another; ``val_size`` may be a fraction of the first."""
+    check_positive("dataset.train_size", train_size, integer=True)
+    check_positive("dataset.test_size", test_size, integer=True)
+    return {
+        "train": train_size,
+        "val": part_size("dataset.val_size", val_size, train_size),
+        "test": test_size,
+    }
 
 
 class ArrayData(L.LightningDataModule):

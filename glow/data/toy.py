@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.data.base import ArrayData, Examples, Split, part_size
+from glow.data.base import ArrayData, Examples, Split, split_sizes
 from glow.distributions.plane import density
-from glow.errors import check_positive
 
 
 class Toy(ArrayData):
@@ -25,12 +24,9 @@ class Toy(ArrayData):
     def __init__(self, *, kind: str, noise: float, train_size: int, test_size: int, **common: Any) -> None:
         super().__init__(**common)
         self.density = density(kind, noise)
-        check_positive("dataset.train_size", train_size, integer=True)
-        check_positive("dataset.test_size", test_size, integer=True)
-        val_size = part_size("dataset.val_size", self.val_size, train_size)
-        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
+        self.sizes = split_sizes(train_size, self.val_size, test_size)
 
-    def true_nll(self, x: Tensor) -> float | None:
+    def true_nll(self, x: Tensor, y: Tensor | None = None) -> float | None:
         """The mean negative log-density of points x (N, D), nats: their entropy, but for their number.
 
         None where it is infinite, as without noise.

@@ -25,15 +25,21 @@ class Distribution(nn.Module, ABC):
         event_shape: the shape of one element of the data, without the batch.
         dequantization: how integers become real numbers; None where the model takes its data as they are.
         classes: number of labels that it is conditioned on; 0 for none.
+        observed: number of real values, an observation, that it is conditioned on instead; 0 for none.
     """
 
     def __init__(
-        self, event_shape: Sequence[int], dequantization: Dequantization | None = None, classes: int = 0
+        self,
+        event_shape: Sequence[int],
+        dequantization: Dequantization | None = None,
+        classes: int = 0,
+        observed: int = 0,
     ) -> None:
         super().__init__()
         self.event_shape: Shape = tuple(event_shape)
         self.dequantization = dequantization
         self.classes = classes
+        self.observed = observed
         self.initialized = True
 
     @abstractmethod
@@ -48,7 +54,7 @@ class Distribution(nn.Module, ABC):
 
         Args:
             x: the data.
-            y: labels (B,) of a class-conditional model.
+            y: labels (B,) of a class-conditional model, or what was observed (B, observed).
             noise: what ``noise`` gives; drawn anew when absent.
             generator: the source of noise that is drawn anew; the global one when absent.
         """
@@ -109,6 +115,11 @@ class Distribution(nn.Module, ABC):
     def grey_levels(self) -> int | None:
         """Levels of the integers that it models; None for real numbers."""
         return self.dequantization.grey_levels if self.dequantization else None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it is conditioned on the y of its methods: labels, or an observation."""
+        return bool(self.classes or self.observed)
 
     @property
     def in_bits(self) -> bool:

@@ -82,7 +82,7 @@ def evaluate_log_probs(
 
     Args:
         flow: on any device; the batches are moved to it.
-        batches: tuples ``(x,)`` or ``(x, y)``; labels are used by class-conditional flows only.
+        batches: tuples ``(x,)`` or ``(x, y)``; labels or observations are used by flows that are conditioned on them.
         split: which noise, see ``evaluation_noise``: with the run's seed, batch size and precision, one draw
             gives what the run's own test computed on one device.
         seed: of the noise.
@@ -111,7 +111,7 @@ def evaluate_log_probs(
     try:
         for i, (x, *labels) in enumerate(batches):
             x = x.to(flow.device, flow.dtype if flow.grey_levels is None else None)
-            y = labels[0].to(flow.device) if flow.classes and labels else None
+            y = labels[0].to(flow.device) if flow.conditional and labels else None
             each = []
             for draw in range(draws):
                 noise = evaluation_noise(flow, len(x), split, seed, i, draw=draw)

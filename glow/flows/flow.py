@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glow.bijections import Bijection, DataDependent
+from glow.bijections import ActNorm, Bijection, DataDependent
 from glow.bijections.base import Shape
 from glow.bijections.guidance import guided
 from glow.bijections.repeated import unfused
@@ -16,7 +16,7 @@ from glow.distributions.base import Distribution, check_draw
 from glow.distributions.dequantization import Dequantization
 from glow.distributions.latent import Base, StandardNormal
 from glow.errors import UsageError
-from glow.flows.labels import one_hot
+from glow.flows.labels import observations, one_hot
 from glow.seeds import draw
 
 
@@ -40,6 +40,7 @@ class Flow(Distribution):
         event_shape: the shape of one element of the data, without the batch.
         dequantization: from integers to what the bijection takes; None for real-valued data.
         classes: number of labels that the bijection is conditioned on; 0 for none.
+        observed: number of real values that it is conditioned on instead, which are standardized by an ``ActNorm`` first.
         base: the distribution b of the latents; the standard normal when absent.
 
     >>> from glow.bijections import ActNorm
@@ -62,9 +63,11 @@ class Flow(Distribution):
         dequantization: Dequantization | None = None,
         classes: int = 0,
         base: Base | None = None,
+        observed: int = 0,
     ) -> None:
-        super().__init__(event_shape, dequantization, classes)
+        super().__init__(event_shape, dequantization, classes, observed)
         self.bijection = bijection
+        self.standardize = ActNorm(observed) if observed else None
         self.base = base or StandardNormal()
         self.latent_shapes: list[Shape] = bijection.latent_shapes(self.event_shape)
         self.initialized = not any(isinstance(m, DataDependent) for m in self.modules())
@@ -81,7 +84,8 @@ class Flow(Distribution):
         Args:
             x: data (B, *event_shape).
             y: labels (B,) of a class-conditional flow, integers in 0 .. classes-1, -1 where there is none; the density
-                without labels when absent.
+                without labels when absent. Of a flow that is conditioned on an observation it must be given: (B, observed), or
+                (observed,) for all.
             noise: dequantization noise in [0, 1) of x's shape; drawn anew when absent.
             generator: the source of noise that is drawn anew; the global one when absent.
 
@@ -157,7 +161,8 @@ class Flow(Distribution):
             n: how many.
             temperature: factor on the standard deviation of every latent (Kingma & Dhariwal 2018, section 6.2), or what
                 the base takes it for; 1 samples the model itself, 0 gives the image of the base's mode.
-            y: labels (n,), or one for all, -1 for none; a class-conditional flow draws uniform ones when absent.
+            y: labels (n,), or one for all, -1 for none; a class-conditional flow draws uniform ones when absent. Or
+                observations (n, observed), or one for all (observed,).
             guidance: how much more clearly than the data the samples show their labels, see ``glow.bijections.guided``; 0 draws
                 from the model itself.
             generator: source of the latents (and labels); the global one when absent. With a CPU generator
@@ -240,7 +245,10 @@ class Flow(Distribution):
             level.compile(**options)
 
     def context(self, y: Tensor | None, n: int, noise: Tensor | None = None) -> Tensor | None:
-        """What the bijection is told of ``n`` elements: here their labels, see ``glow.flows.labels``, (n, classes)."""
+        """What the bijection is told of ``n`` elements: their labels, see ``glow.flows.labels``, (n, classes), or their
+        standardized observations (n, observed)."""
+        if self.standardize is not None:
+            return self.standardize(observations(y, n, self.observed).to(self.device, self.dtype))[0]
         context = one_hot(y, n, self.classes)
         return None if context is None else context.to(self.device, self.dtype)
 

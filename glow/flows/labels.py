@@ -1,4 +1,4 @@
-"""Labels as the context of a bijection."""
+"""Labels, or an observation, as the context of a bijection."""
 
 import torch
 from torch import Tensor
@@ -33,3 +33,17 @@ def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
             f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
         )
     return (y[:, None] == torch.arange(classes, device=y.device)).float()
+
+
+def observations(y: Tensor | None, n: int, observed: int) -> Tensor:
+    """What was observed beside each of n elements, (n, observed), from that or from one for all, (observed,).
+
+    Raises:
+        UsageError: there is none, or it has another shape.
+    """
+    if y is None or tuple(y.shape) not in ((n, observed), (observed,)):
+        raise UsageError(
+            f"y must be what was observed, ({n}, {observed}) or ({observed},) for all, got "
+            f"{None if y is None else tuple(y.shape)}"
+        )
+    return y.expand(n, -1)

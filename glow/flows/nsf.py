@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from glow.bijections import ActNorm, Bijection, Spline
+from glow.errors import check_positive
 from glow.flows.autoregressive import autoregressive_layers
 from glow.flows.flow import Flow
 from glow.flows.vectors import BASES, alternating, chain, check_vectors
@@ -23,6 +24,8 @@ class NSF(Flow):
         autoregressive: not couplings but ``MADE``; samples then take D passes a layer.
         base: a key of ``BASES``.
         components: of a mixture as the base.
+        context: length K of an observation that the density is conditioned on, the y of ``log_prob`` and ``sample``: the flow is
+            then an amortized posterior (Greenberg et al. 2019). 0 for none.
 
     Raises:
         UsageError: naming the argument that does not fit.
@@ -32,6 +35,10 @@ class NSF(Flow):
     >>> flow.initialize(torch.randn(100, 2))
     >>> flow.log_prob(torch.zeros(5, 2)).shape
     torch.Size([5])
+    >>> posterior = NSF((2,), layers=2, context=3)
+    >>> posterior.initialize(torch.randn(100, 2), torch.randn(100, 3))
+    >>> posterior.sample(5, y=torch.zeros(3)).shape
+    torch.Size([5, 2])
     """
 
     def __init__(
@@ -45,9 +52,11 @@ class NSF(Flow):
         autoregressive: bool = False,
         base: str = "normal",
         components: int = 8,
+        context: int = 0,
     ) -> None:
         d = check_vectors("NSF", event_shape, layers=layers, hidden=hidden, hidden_layers=hidden_layers)
+        check_positive("context", context, integer=True, zero=True)
         make = autoregressive_layers if autoregressive else alternating
-        maps: Sequence[Bijection] = make(d, layers, hidden, hidden_layers, Spline(bins, bound))
+        maps: Sequence[Bijection] = make(d, layers, hidden, hidden_layers, Spline(bins, bound), context)
         bijection = chain([ActNorm(d), *maps], event_shape, base)
-        super().__init__(bijection, event_shape, base=BASES[base](d, components))
+        super().__init__(bijection, event_shape, base=BASES[base](d, components), observed=context)

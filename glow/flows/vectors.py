@@ -50,15 +50,15 @@ def check_vectors_or_images(
 
 
 def alternating(
-    dimensions: int, layers: int, hidden: int, hidden_layers: int, elementwise: Elementwise
+    dimensions: int, layers: int, hidden: int, hidden_layers: int, elementwise: Elementwise, context: int = 0
 ) -> list[Coupling]:
-    """Couplings of which even ones move the second half, odd ones the first."""
+    """Couplings of which even ones move the second half, odd ones the first; their networks see ``context`` more numbers."""
     first = dimensions // 2
     second = dimensions - first
     couplings = []
     for i in range(layers):
         given, moved = (second, first) if i % 2 else (first, second)
-        network = MLP(given, elementwise.parameters * moved, hidden, hidden_layers)
+        network = MLP(given, elementwise.parameters * moved, hidden, hidden_layers, context)
         couplings.append(Coupling(Halves(swap=i % 2 == 1), network, elementwise))
     return couplings
 

@@ -39,7 +39,7 @@ class Initialize(L.Callback):
         x, y = initialization_batch(trainer, self.images, pl_module.seed)
         noise = flow.noise(len(x), generator("cpu", "initialization noise", pl_module.seed))
         noise = None if noise is None else noise.to(device)
-        labels = y.to(device) if y is not None and flow.classes else None
+        labels = y.to(device) if y is not None and flow.conditional else None
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         counts = data.grey_level_counts() if hasattr(data, "grey_level_counts") else None
         flow.initialize(x.to(device), labels, noise, counts)

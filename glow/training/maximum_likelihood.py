@@ -56,7 +56,7 @@ class MaximumLikelihood(DensityModule):
 
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         x, *labels = batch
-        log_prob = self.flow(x, labels[0] if self.flow.classes and labels else None, noise)
+        log_prob = self.flow(x, labels[0] if self.flow.conditional and labels else None, noise)
         return bits_per_dim(log_prob, self.flow.event_shape) if self.unit == "bpd" else -log_prob
 
     def augment(self, batch: Batch, uniform: Callable[[int], Tensor]) -> Batch:

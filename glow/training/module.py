@@ -20,7 +20,7 @@ from glow.training.muon import optimizer_of
 from glow.training.schedules import scheduled
 
 Batch = tuple[Tensor, ...]
-"""A batch (x,) or (x, y): examples (B, ...) and labels (B,)."""
+"""A batch (x,) or (x, y): examples (B, ...) and labels (B,), or observations (B, K)."""
 
 
 class DensityModule(L.LightningModule, ABC):

@@ -25,7 +25,8 @@ from glow.training.module import DensityModule
 class Pictures(L.Callback):
     """Draw samples from fixed latents after validations, as PNG and in TensorBoard.
 
-    Images give a grid of samples, points in the plane the density beside data and samples. With an ``EMA`` they
+    Images give a grid of samples, points in the plane the density beside data and samples, or given an observation the
+    posterior's samples. With an ``EMA`` they
     show the averaged weights.
 
     Args:
@@ -42,6 +43,9 @@ class Pictures(L.Callback):
 
     POINTS = 10_000
     """At most so many training points are shown beside the learned density."""
+
+    OF_POSTERIOR = 1_000
+    """Samples that are shown of a posterior."""
 
     def __init__(
         self,
@@ -81,6 +85,10 @@ class Pictures(L.Callback):
         flow, source = module.flow, generator("cpu", "samples", module.seed)
         if flow.grey_levels is not None:
             picture = sample_grid(flow, self.n, self.temperature, source)
+        elif flow.event_shape == (2,) and flow.observed:
+            from glow.evaluation.plane import scatter_picture
+
+            picture = scatter_picture(_posteriors(trainer, module, source))
         elif flow.event_shape == (2,):
             from glow.evaluation.plane import plane_picture  # slow to import, and images need none of it
 
@@ -100,7 +108,7 @@ class Pictures(L.Callback):
             x = x.to(module.device, module.flow.dtype if x.is_floating_point() else None)
             # Uniform dequantization noise, for which the density of images is trained.
             noise = evaluation_noise(module.flow, len(x), "latents", module.seed, 0)
-            labels = y.to(module.device) if module.flow.classes and y is not None else None
+            labels = y.to(module.device) if module.flow.conditional and y is not None else None
             for i, z in enumerate(module.flow.encode(x, labels, noise), 1):
                 z = z[z.isfinite()].float()
                 for logger in loggers:
@@ -129,6 +137,18 @@ class Pictures(L.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(tag, picture, trainer.global_step)
         return path
+
+
+def _posteriors(trainer: L.Trainer, module: DensityModule, source: torch.Generator) -> dict[str, Tensor]:
+    """Samples given the first validation observation, beside those of the known posterior if the data has one."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    _, y = first_examples(data.val_dataloader(), 1, module.seed)
+    assert y is not None
+    drawn = module.flow.sample(Pictures.OF_POSTERIOR, y=y[0], generator=source).cpu()
+    points = {"posterior, by the flow": drawn}
+    if hasattr(data, "posterior"):
+        points["known posterior"] = data.posterior(y[0], Pictures.OF_POSTERIOR, module.seed)
+    return points
 
 
 def _training_points(trainer: L.Trainer, n: int, seed: int) -> Tensor:

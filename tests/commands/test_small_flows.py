@@ -31,7 +31,7 @@ POINTS = (
 VECTORS = sorted(
     p.stem
     for p in (CONF / "model").glob("*.yaml")
-    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn")
+    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn", "nsf_posterior")
 )
 
 
