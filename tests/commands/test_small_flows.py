@@ -31,7 +31,7 @@ POINTS = (
 VECTORS = sorted(
     p.stem
     for p in (CONF / "model").glob("*.yaml")
-    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn")
+    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn", "pixelrnn")
 )
 
 
@@ -186,6 +186,7 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "MAF": {}, "IAF": {}, "FFJORD": {}, "NSF": {"autoregressive": True}, "PlanarFlow": {}, "RadialFlow": {},
     "RealNVP": {"base": "mixture"}, "MADEDensity": {"order_agnostic": True},
     "PixelCNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
+    "PixelRNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
     "VAE": {"event_shape": [1, 8, 8], "grey_levels": 2, "posterior": "iaf"},
 }  # fmt: skip
 

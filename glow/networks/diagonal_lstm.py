@@ -1,0 +1,170 @@
+"""The Diagonal BiLSTM: each pixel is told all before it by states that cross the image along its diagonals."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glow.networks.causal import CausalNet
+from glow.networks.gated import Conv2d
+
+
+def skew(x: Tensor, fill: float = 0.0) -> Tensor:
+    """The diagonals of images, from the left: (D, H, W, B, C) -> (W + H - 1, D, H, B, C), with ``fill`` beyond the sides.
+
+    >>> skew(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 2, 2, 1, 1)).squeeze()
+    tensor([[1., 0.],
+            [2., 3.],
+            [0., 4.]])
+    """
+    height = x.shape[1]
+    rows = F.pad(x, (0, 0, 0, 0, 0, height), value=fill).flatten(1, 2)  # one behind another
+    return rows[:, :-height].unflatten(1, (height, -1)).movedim(2, 0)  # each a pixel further to the right
+
+
+def unskew(x: Tensor) -> Tensor:
+    """The inverse of ``skew``: (W + H - 1, D, H, B, C) -> (D, H, W, B, C)."""
+    diagonals, _, height = x.shape[:3]
+    rows = F.pad(x.movedim(0, 2).flatten(1, 2), (0, 0, 0, 0, 0, height)).unflatten(1, (height, -1))
+    return rows[:, :, : diagonals - height + 1]
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weight is a matrix to optimizers such as ``glow.training.Muon``."""
+
+    matrices: ClassVar[dict[str, int]] = {"weight": 2}
+
+
+class _Kept:
+    """What a layer keeps while images are filled: states (1, B, width)."""
+
+    def __init__(self, zero: Tensor, across: int) -> None:
+        self.zero = self.left = self.cell = zero  # of the pixel to the left
+        self.above, self.right = [zero] * across, [zero] * across  # of the row above, by direction
+        self.gates: list[Tensor] = []  # of this row, for the direction that waits until it is complete
+
+
+class DiagonalBiLSTM(nn.Module):
+    r"""A long short-term memory in two directions over the pixels (van den Oord et al. 2016, sections 3.2 and 3.3).
+
+    .. math:: [o, f, i] = \sigma(a), \quad g = \tanh(b), \quad [a, b]_{ij} = K^{is} x_{ij} + K^{ss} [h_{i,j-1}, h_{i-1,j}], \quad
+        c_{ij} = f c_{i,j-1} + i g, \quad h_{ij} = o \tanh c_{ij}
+
+    and the same from right to left. The states of a diagonal depend on those of the diagonal before alone, so that all of them are
+    computed at once. To the right of a pixel lies what it must not see: the states from the right are moved down a row. What both
+    directions found is added to x.
+
+    Args:
+        width: of the states of a direction; x has twice as many channels.
+    """
+
+    matrices: ClassVar[dict[str, int]] = {"state": 2}
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.gates = Linear(2 * width, 8 * width)
+        self.state = nn.Parameter(torch.empty(2, 4 * width, 2 * width))
+        self.out = Linear(2 * width, 2 * width)
+        nn.init.uniform_(self.state, -((2 * width) ** -0.5), (2 * width) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(H, W, B, 2 width) -> the next layer of that shape, each pixel's from itself and those before it."""
+        height, _, b, _ = x.shape
+        left, right = self.gates(x).chunk(2, dim=-1)
+        # Beyond the sides all gates are closed: states begin as zeros at the border.
+        gates = skew(torch.stack((left, right.flip(1))), fill=float("-inf"))
+        h = cell = gates.new_zeros(2, height * b, self.width)
+        states = []
+        for gate in gates.flatten(2, 3).unbind():
+            h, cell = _step(gate, h, F.pad(h, (0, 0, b, -b)), cell, self.state)
+            states.append(h)
+        left, right = unskew(torch.stack(states).unflatten(2, (height, b)))
+        moved = F.pad(right.flip(1), (0, 0, 0, 0, 0, 0, 1, -1))
+        return x + self.out(torch.cat((left, moved), dim=-1))
+
+    def begin(self, x: Tensor, across: int) -> _Kept:
+        """Nothing yet, for as many images as x has, of its device and type."""
+        return _Kept(x.new_zeros(1, len(x), self.width), across)
+
+    def next_row(self, kept: _Kept) -> None:
+        """The states from the right of the row that is complete, if there is one."""
+        h = cell = kept.zero
+        for j in reversed(range(len(kept.gates))):
+            h, cell = _step(kept.gates[j], h, kept.right[j], cell, self.state[1:])
+            kept.right[j] = h
+        kept.left, kept.cell, kept.gates = kept.zero, kept.zero, []
+
+    def next_pixel(self, x: Tensor, kept: _Kept) -> Tensor:
+        """What ``forward`` gives for the next pixel of the row: (B, 2 width) -> the same."""
+        j = len(kept.gates)
+        left, right = self.gates(x)[None].chunk(2, dim=-1)
+        kept.gates.append(right)
+        kept.left, kept.cell = _step(left, kept.left, kept.above[j], kept.cell, self.state[:1])
+        kept.above[j] = kept.left
+        return x + self.out(torch.cat((kept.left[0], kept.right[j][0]), dim=-1))
+
+
+def _step(gates: Tensor, left: Tensor, above: Tensor, cell: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The next states h and c (D, N, width) of D directions: their gates (D, N, 4 width) without states, the states before."""
+    gates = torch.baddbmm(gates, torch.cat((left, above), dim=-1), weight.mT)
+    width = cell.shape[-1]
+    opened, content = gates.split([3 * width, width], dim=-1)
+    o, f, i = opened.sigmoid().chunk(3, dim=-1)
+    cell = f * cell + i * content.tanh()
+    return o * cell.tanh(), cell
+
+
+class DiagonalRNN(CausalNet):
+    """Layers of Diagonal BiLSTMs (van den Oord et al. 2016, table 1).
+
+    The first convolution, of 7x7 with mask A, sees what comes before a pixel; what the layers are told of a pixel therefore does
+    not have the pixel in it. The last pixel of a row would reach few of the next row's: a column beyond it is told of it, and tells
+    them from the right.
+
+    Args:
+        channels: C.
+        parameters: P.
+        width: of the states of a direction.
+        layers: how many.
+    """
+
+    mask: Tensor
+
+    def __init__(self, channels: int, parameters: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.first = Conv2d(channels, 2 * width, (4, 7))  # the lower three rows would be masked
+        mask = torch.ones(4, 7)
+        mask[3, 3:] = 0
+        self.register_buffer("mask", mask, persistent=False)
+        self.layers = nn.ModuleList(DiagonalBiLSTM(width) for _ in range(layers))
+        self.head = nn.Sequential(
+            nn.ReLU(), Linear(2 * width, 2 * width), nn.ReLU(), Linear(2 * width, parameters)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self._begin(F.pad(x, (3, 4, 3, 0))).permute(2, 3, 0, 1).contiguous()  # (H, W + 1, B, 2 width)
+        for layer in self.layers:
+            h = layer(h)
+        return self.head(h[:, :-1]).permute(2, 3, 0, 1)
+
+    def unroll(self, x: Tensor, choose: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+        height, across = x.shape[2:]
+        image = F.pad(x, (3, 4, 3, 0))
+        layers = [layer for layer in self.layers if isinstance(layer, DiagonalBiLSTM)]
+        every = [layer.begin(x, across + 1) for layer in layers]
+        for i in range(height):
+            for layer, kept in zip(layers, every, strict=True):
+                layer.next_row(kept)
+            for j in range(across + 1):
+                h = self._begin(image[:, :, i : i + 4, j : j + 7])[..., 0, 0]
+                for layer, kept in zip(layers, every, strict=True):
+                    h = layer.next_pixel(h, kept)
+                if j < across:
+                    image[:, :, 3 + i, 3 + j] = choose(self.head(h)[..., None, None], i, j)
+        return image[:, :, 3:, 3:-4]
+
+    def _begin(self, padded: Tensor) -> Tensor:
+        return F.conv2d(padded, self.first.weight * self.mask, self.first.bias)
