@@ -28,7 +28,7 @@ class PixelRNN(PixelByPixel):
         self,
         event_shape: Sequence[int],
         grey_levels: int | None = 256,
-        width: int = 16,
+        width: int = 32,
         layers: int = 3,
         components: int = 5,
     ) -> None:

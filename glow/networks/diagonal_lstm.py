@@ -11,24 +11,18 @@ from glow.networks.causal import CausalNet
 from glow.networks.gated import Conv2d
 
 
-def skew(x: Tensor, fill: float = 0.0) -> Tensor:
-    """The diagonals of images, from the left: (D, H, W, B, C) -> (W + H - 1, D, H, B, C), with ``fill`` beyond the sides.
+def diagonals(height: int, across: int, device: torch.device | None = None) -> tuple[Tensor, list[int]]:
+    """The pixels, counted row by row, in the order of their diagonals i + j, from above in each; how many each has.
 
-    >>> skew(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 2, 2, 1, 1)).squeeze()
-    tensor([[1., 0.],
-            [2., 3.],
-            [0., 4.]])
+    The paper skews the image instead, which moves diagonals to columns, and computes what lies in its empty corners, too.
+
+    >>> diagonals(2, 3)
+    (tensor([0, 1, 3, 2, 4, 5]), [1, 2, 2, 1])
     """
-    height = x.shape[1]
-    rows = F.pad(x, (0, 0, 0, 0, 0, height), value=fill).flatten(1, 2)  # one behind another
-    return rows[:, :-height].unflatten(1, (height, -1)).movedim(2, 0)  # each a pixel further to the right
-
-
-def unskew(x: Tensor) -> Tensor:
-    """The inverse of ``skew``: (W + H - 1, D, H, B, C) -> (D, H, W, B, C)."""
-    diagonals, _, height = x.shape[:3]
-    rows = F.pad(x.movedim(0, 2).flatten(1, 2), (0, 0, 0, 0, 0, height)).unflatten(1, (height, -1))
-    return rows[:, :, : diagonals - height + 1]
+    rows, columns = torch.arange(height, device=device), torch.arange(across, device=device)
+    last = height + across - 1
+    sizes = [min(t + 1, height, across, last - t) for t in range(last)]
+    return (rows[:, None] + columns).flatten().argsort(stable=True), sizes
 
 
 class Linear(nn.Linear):
@@ -53,8 +47,8 @@ class DiagonalBiLSTM(nn.Module):
         c_{ij} = f c_{i,j-1} + i g, \quad h_{ij} = o \tanh c_{ij}
 
     and the same from right to left. The states of a diagonal depend on those of the diagonal before alone, so that all of them are
-    computed at once. To the right of a pixel lies what it must not see: the states from the right are moved down a row. What both
-    directions found is added to x.
+    computed at once. To the right of a pixel lies what it must not see: the states from the right are moved down a row (figure 3).
+    What both directions found is added to x.
 
     Args:
         width: of the states of a direction; x has twice as many channels.
@@ -72,18 +66,24 @@ class DiagonalBiLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(H, W, B, 2 width) -> the next layer of that shape, each pixel's from itself and those before it."""
-        height, _, b, _ = x.shape
-        left, right = self.gates(x).chunk(2, dim=-1)
-        # Beyond the sides all gates are closed: states begin as zeros at the border.
-        gates = skew(torch.stack((left, right.flip(1))), fill=float("-inf"))
-        h = cell = gates.new_zeros(2, height * b, self.width)
+        height, across, b, _ = x.shape
+        order, sizes = diagonals(height, across, x.device)
+        mirror = order + across - 1 - 2 * (order % across)
+        left, right = self.gates(x.flatten(0, 1)).chunk(2, dim=-1)  # (H W, B, 4 width)
+        gates = torch.stack((left[order], right[mirror])).flatten(1, 2)
+        h = cell = gates.new_zeros(2, 0, self.width)
         states = []
-        for gate in gates.flatten(2, 3).unbind():
-            h, cell = _step(gate, h, F.pad(h, (0, 0, b, -b)), cell, self.state)
+        for t, gate in enumerate(gates.split([b * size for size in sizes], dim=1)):
+            # Zeros beyond the border: above the first row, and left of a row that begins.
+            top, bottom = b * (t < across), b * (t < height)
+            h = F.pad(h, (0, 0, top, bottom))
+            cell = F.pad(cell, (0, 0, 0, bottom))[:, b - top :]
+            h, cell = _step(gate, h[:, b:], h[:, : h.shape[1] - b], cell, self.state)
             states.append(h)
-        left, right = unskew(torch.stack(states).unflatten(2, (height, b)))
-        moved = F.pad(right.flip(1), (0, 0, 0, 0, 0, 0, 1, -1))
-        return x + self.out(torch.cat((left, moved), dim=-1))
+        left, right = torch.cat(states, dim=1).unflatten(1, (height * across, b))
+        left, right = left[order.argsort()], right[mirror.argsort()]
+        found = torch.cat((left, F.pad(right, (0, 0, 0, 0, across, -across))), dim=-1)
+        return x + self.out(found).unflatten(0, (height, across))
 
     def begin(self, x: Tensor, across: int) -> _Kept:
         """Nothing yet, for as many images as x has, of its device and type."""
