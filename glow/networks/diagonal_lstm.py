@@ -131,14 +131,9 @@ class DiagonalRNN(CausalNet):
         layers: how many.
     """
 
-    mask: Tensor
-
     def __init__(self, channels: int, parameters: int, width: int, layers: int) -> None:
         super().__init__()
         self.first = Conv2d(channels, 2 * width, (4, 7))  # the lower three rows would be masked
-        mask = torch.ones(4, 7)
-        mask[3, 3:] = 0
-        self.register_buffer("mask", mask, persistent=False)
         self.layers = nn.ModuleList(DiagonalBiLSTM(width) for _ in range(layers))
         self.head = nn.Sequential(
             nn.ReLU(), Linear(2 * width, 2 * width), nn.ReLU(), Linear(2 * width, parameters)
@@ -167,4 +162,5 @@ class DiagonalRNN(CausalNet):
         return image[:, :, 3:, 3:-4]
 
     def _begin(self, padded: Tensor) -> Tensor:
-        return F.conv2d(padded, self.first.weight * self.mask, self.first.bias)
+        before = torch.arange(4 * 7, device=padded.device).view(4, 7) < 3 * 7 + 3
+        return F.conv2d(padded, self.first.weight * before, self.first.bias)
