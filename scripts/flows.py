@@ -70,7 +70,7 @@ TABLES: dict[str, Runs] = {
     },
     "images": {
         **{(model, "digits"): f"experiment={model}_digits" for model in ("nice", "realnvp", "ffjord", "residual")},
-        ("pixelcnn", "digits"): "dataset=digits model=pixelcnn",
+        **{(model, "digits"): f"dataset=digits model={model}" for model in ("pixelcnn", "pixelrnn")},
     },
 }  # fmt: skip
 

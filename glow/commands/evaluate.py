@@ -128,7 +128,7 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
     if session.density.classes:
         report["labels"] = "given" if data.y is not None else "none"
         print(f"  {labels_note(session.density, data)}")
-    if session.density.in_bits and session.density.noise(1) is None:
+    if session.density.grey_levels is not None and session.density.noise(1) is None:
         report["exact"] = True
         print("  exact log-probabilities of the integers, no bound")
     with (session.folder / "per_image.csv").open("w", newline="") as file:

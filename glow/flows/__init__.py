@@ -18,6 +18,7 @@ from glow.flows.made import MADEDensity
 from glow.flows.nice import NICE
 from glow.flows.nsf import NSF
 from glow.flows.pixelcnn import PixelCNN
+from glow.flows.pixelrnn import PixelRNN
 from glow.flows.planar import PlanarFlow, RadialFlow
 from glow.flows.realnvp import RealNVP
 from glow.flows.residual import ResidualFlow
@@ -42,6 +43,7 @@ RECIPES: dict[str, type[Distribution]] = {
         MADEDensity,
         VAE,
         PixelCNN,
+        PixelRNN,
     )
 }
 """What a configuration's ``_target_`` may be. A table instead of imports: a checkpoint's configuration can only ask for
@@ -136,6 +138,7 @@ __all__ = [
     "Glow",
     "MADEDensity",
     "PixelCNN",
+    "PixelRNN",
     "PlanarFlow",
     "RadialFlow",
     "RealNVP",

@@ -34,7 +34,6 @@ class PixelByPixel(Distribution):
         UsageError: naming the argument that does not fit.
     """
 
-    in_bits = True
     network: CausalNet
 
     def __init__(self, event_shape: Sequence[int], grey_levels: int | None, components: int) -> None:
@@ -50,6 +49,11 @@ class PixelByPixel(Distribution):
     @property
     def grey_levels(self) -> int:
         return self.pixel.grey_levels
+
+    @property
+    def in_bits(self) -> bool:
+        """Of grey images; the literature measures binary ones in nats."""
+        return self.grey_levels > 2
 
     def log_prob(
         self,

@@ -3,6 +3,7 @@ their distribution."""
 
 from glow.networks.causal import CausalNet
 from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
+from glow.networks.diagonal_lstm import DiagonalRNN
 from glow.networks.gated import GatedCNN
 from glow.networks.lipschitz import LipschitzMLP
 from glow.networks.made import MADE
@@ -16,6 +17,7 @@ __all__ = [
     "ActNormConv2d",
     "CausalNet",
     "ConvNet",
+    "DiagonalRNN",
     "GatedCNN",
     "LipschitzMLP",
     "ResNet",

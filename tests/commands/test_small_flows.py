@@ -31,7 +31,7 @@ POINTS = (
 VECTORS = sorted(
     p.stem
     for p in (CONF / "model").glob("*.yaml")
-    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn", "nsf_posterior")
+    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn", "pixelrnn", "nsf_posterior")
 )
 
 
@@ -103,6 +103,7 @@ def test_densities_of_binary_images(
     draws = ["draws=3", "bound=iw"] if experiment == "vae" else []
     report = evaluate(compose("evaluate", [ckpt, "limit=40", *draws]))
     assert report["unit"] == "nats"
+    assert ("exact" in report) == (experiment == "made")
     assert "diagnostics" not in report
 
 
@@ -147,10 +148,16 @@ def test_residual_blocks_of_images(run: Run, tmp_path: Path) -> None:
     assert bits["total"] == pytest.approx(bits["log_prob"], abs=1e-5)
 
 
-def test_pixel_by_pixel(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("model", "levels", "unit"), [("pixelcnn", 17, "bits/dim"), ("pixelrnn", 17, "bits/dim"), ("pixelrnn", 2, "nats")]
+)  # fmt: skip
+def test_pixel_by_pixel(
+    run: Run, tmp_path: Path, model: str, levels: int, unit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Trained by the optimizer of its data, drawn, completed where that is exact, and measured without a bound."""
-    results = run("dataset=digits", "model=pixelcnn", "name=pixels", *TINY, "model.width=8", "model.layers=2")
-    assert results["unit"] == "bits/dim"
+    small = ("model.width=8", "model.layers=2", f"dataset.grey_levels={levels}")
+    results = run("dataset=digits", f"model={model}", "name=pixels", *TINY, *small)
+    assert results["unit"] == unit
     ckpt = f"ckpt={tmp_path}/outputs/pixels"
     sample(compose("sample", [ckpt, "n=4", "temperature=[0.7,1]"]))
     sample(compose("sample", [ckpt, "mode=complete", "mask=bottom", "images=[0,3]", "completions=2"]))
@@ -159,6 +166,7 @@ def test_pixel_by_pixel(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[
         with pytest.raises(ValueError, match=message):
             sample(compose("sample", [ckpt, f"mode={mode}"]))
     report = evaluate(compose("evaluate", [ckpt, "limit=40"]))
+    assert report["unit"] == unit
     assert report["exact"]
     assert "no bound" in capsys.readouterr().out
 
@@ -202,6 +210,7 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "MAF": {}, "IAF": {}, "FFJORD": {}, "ResidualFlow": {}, "NSF": {"autoregressive": True}, "PlanarFlow": {}, "RadialFlow": {},
     "RealNVP": {"base": "mixture"}, "MADEDensity": {"order_agnostic": True},
     "PixelCNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
+    "PixelRNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
     "VAE": {"event_shape": [1, 8, 8], "grey_levels": 2, "posterior": "iaf"},
 }  # fmt: skip
 

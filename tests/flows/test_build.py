@@ -113,7 +113,7 @@ class TestBuild:
 
     @pytest.mark.parametrize("target", RECIPES)
     def test_every_recipe(self, target: str) -> None:
-        shape = [1, 8, 8] if target.endswith(("Glow", "VAE", "PixelCNN")) else [3]
+        shape = [1, 8, 8] if target.endswith(("Glow", "VAE", "PixelCNN", "PixelRNN")) else [3]
         options = {"grey_levels": 2} if len(shape) == 3 else {}
         assert type(build({"_target_": target, "event_shape": shape, **options})) is RECIPES[target]
 

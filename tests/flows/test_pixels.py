@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from glow.distributions.logistics import DiscretizedLogistics
 from glow.errors import UsageError
 from glow.evaluation.bits import evaluate_log_probs
-from glow.flows import PixelCNN
-from glow.networks import GatedCNN
+from glow.flows import PixelCNN, PixelRNN
+from glow.flows.pixels import PixelByPixel
+from glow.networks import CausalNet, DiagonalRNN, GatedCNN
+from glow.networks.diagonal_lstm import diagonals
+
+MODELS = pytest.mark.parametrize("model", [PixelCNN, PixelRNN])
 
 
 def shaken(module: nn.Module, sd: float = 0.3) -> nn.Module:
@@ -25,34 +29,55 @@ def all_images(shape: tuple[int, ...], levels: int) -> Tensor:
     return torch.tensor(list(values), dtype=torch.uint8).view(-1, *shape)
 
 
+@MODELS
 @pytest.mark.parametrize(
-    ("shape", "levels"), [((1, 1, 2), 3), ((1, 2, 2), 3), ((3, 1, 1), 4), ((2, 2, 1), 5), ((1, 1, 1), 256)]
+    ("shape", "levels"),
+    [((1, 1, 2), 3), ((1, 2, 2), 3), ((3, 1, 1), 4), ((2, 2, 1), 5), ((1, 1, 1), 256), ((1, 3, 2), 2)],
 )
-def test_probabilities_of_all_images_sum_to_one(shape: tuple[int, ...], levels: int) -> None:
-    model = shaken(PixelCNN(shape, levels, width=8, layers=2, components=3), 0.5)
-    log_prob = model.log_prob(all_images(shape, levels))
+def test_probabilities_of_all_images_sum_to_one(
+    model: type[PixelByPixel], shape: tuple[int, ...], levels: int
+) -> None:
+    made = shaken(model(shape, levels, width=8, layers=2, components=3), 0.5)
+    log_prob = made.log_prob(all_images(shape, levels))
     assert log_prob.std() > 0.1
     assert log_prob.logsumexp(0).item() == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("reach", [1, 2, 3])
-def test_a_pixel_sees_all_above_and_to_the_left_and_nothing_else(reach: int) -> None:
-    """No blind spot: with enough layers all pixels before one reach it, but a reach of one sees no farther than its inputs."""
-    height, across = 4, 5
-    network = shaken(GatedCNN(1, 1, 6, 4, reach))
+@pytest.mark.parametrize(
+    ("network", "across", "blind"),
+    [
+        *((GatedCNN(1, 1, 6, 4, reach), 5, reach == 1) for reach in (1, 2, 3)),
+        *((DiagonalRNN(1, 1, 6, layers), across, False) for layers, across in ((1, 9), (3, 5), (2, 3))),
+    ],
+)
+def test_a_pixel_sees_all_above_and_to_the_left_and_nothing_else(
+    network: CausalNet, across: int, blind: bool
+) -> None:
+    """No blind spot: enough gated layers, or one of states, bring all pixels before one; a reach of one sees its inputs alone."""
+    height, network = 4, shaken(network)
     jacobian = torch.autograd.functional.jacobian(
         lambda x: network(x.view(1, 1, height, across)).flatten(), torch.randn(height * across).double()
     )
     seen = jacobian != 0
     before = torch.ones(height * across, height * across).tril(-1).bool()
     assert not (seen & ~before).any()
-    if reach > 1:
-        assert torch.equal(seen, before)
+    assert blind or torch.equal(seen, before)
 
 
-@pytest.mark.parametrize(("channels", "reach"), [(1, 3), (3, 2)])
-def test_unrolled_it_is_the_same_network(channels: int, reach: int) -> None:
-    network = shaken(GatedCNN(channels, 4, 6, 3, reach))
+@pytest.mark.parametrize(("height", "across"), [(4, 3), (3, 5), (1, 4), (4, 1)])
+def test_diagonals(height: int, across: int) -> None:
+    order, sizes = diagonals(height, across)
+    pixels = sorted(itertools.product(range(height), range(across)), key=lambda pixel: (sum(pixel), pixel))
+    assert order.tolist() == [i * across + j for i, j in pixels]
+    assert sizes == torch.tensor(pixels).sum(1).bincount().tolist()
+
+
+@pytest.mark.parametrize(
+    ("channels", "network"),
+    [(1, GatedCNN(1, 4, 6, 3, 3)), (3, GatedCNN(3, 4, 6, 3, 2)), (1, DiagonalRNN(1, 4, 6, 2)), (3, DiagonalRNN(3, 4, 5, 3))],
+)  # fmt: skip
+def test_unrolled_it_is_the_same_network(channels: int, network: CausalNet) -> None:
+    network = shaken(network)
     x, found = torch.randn(2, channels, 4, 3).double(), torch.zeros(2, 4, 4, 3).double()
 
     def choose(parameters: Tensor, i: int, j: int) -> Tensor:
@@ -64,12 +89,13 @@ def test_unrolled_it_is_the_same_network(channels: int, reach: int) -> None:
         torch.testing.assert_close(found, network(x))
 
 
-def test_samples_follow_the_probabilities() -> None:
-    model = shaken(PixelCNN((1, 1, 2), 4, width=8, layers=2, components=2), 0.5)
-    x = model.sample(40_000, generator=torch.Generator().manual_seed(0))
+@MODELS
+def test_samples_follow_the_probabilities(model: type[PixelByPixel]) -> None:
+    made = shaken(model((1, 1, 2), 4, width=8, layers=2, components=2), 0.5)
+    x = made.sample(40_000, generator=torch.Generator().manual_seed(0))
     assert (tuple(x.shape), x.dtype) == ((40_000, 1, 1, 2), torch.uint8)
     found = torch.bincount(x[:, 0, 0, 0].long() * 4 + x[:, 0, 0, 1].long(), minlength=16).double() / len(x)
-    expected = model.log_prob(all_images((1, 1, 2), 4)).exp()
+    expected = made.log_prob(all_images((1, 1, 2), 4)).exp()
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
@@ -116,25 +142,23 @@ def test_a_level_far_away_has_a_finite_probability_and_gradient() -> None:
         assert parameters.grad.isfinite().all()
 
 
-def test_it_learns_and_dropout_is_for_training() -> None:
+@MODELS
+def test_it_learns(model: type[PixelByPixel]) -> None:
     torch.manual_seed(0)
     x = torch.randint(4, (64, 1, 1, 1), dtype=torch.uint8).expand(64, 1, 4, 4).contiguous()  # one grey each
-    model = PixelCNN((1, 4, 4), 4, width=16, layers=2, components=2, dropout=0.1)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    made = model((1, 4, 4), 4, width=16, layers=2, components=2)
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        (-model.log_prob(x).mean()).backward()
+        (-made.log_prob(x).mean()).backward()
         optimizer.step()
-    assert not torch.equal(model.log_prob(x), model.log_prob(x))
-    model.eval()
-    assert torch.equal(model.log_prob(x), model.log_prob(x))
-    assert -model.log_prob(x).mean() < 3  # of 22 nats; 1.4 are the entropy
-    assert (model.sample(50).flatten(1).float().std(1) == 0).float().mean() > 0.6
-    mode = model.sample(3, temperature=0)
+    assert -made.log_prob(x).mean() < 3  # of 22 nats; 1.4 are the entropy
+    assert (made.sample(50).flatten(1).float().std(1) == 0).float().mean() > 0.6
+    mode = made.sample(3, temperature=0)
     assert torch.equal(mode[0], mode[1])
 
 
-def test_dropout_is_noise_that_can_be_given() -> None:
+def test_dropout_is_noise_of_training_that_can_be_given() -> None:
     model, x = (
         PixelCNN((1, 4, 4), 4, width=8, layers=2, dropout=0.5),
         torch.zeros(3, 1, 4, 4, dtype=torch.uint8),
@@ -144,17 +168,25 @@ def test_dropout_is_noise_that_can_be_given() -> None:
     assert torch.equal(model.log_prob(x, noise=noise), model.log_prob(x, noise=noise))
     kept = model.log_prob(x, noise=torch.ones(3, 2, 8))
     assert not torch.allclose(kept, model.log_prob(x, noise=torch.zeros(3, 2, 8)))
+    assert not torch.equal(model.log_prob(x), model.log_prob(x))
     assert model.eval().noise(3) is None
+    assert torch.equal(model.log_prob(x), model.log_prob(x))
 
 
-def test_there_is_no_bound_and_no_noise() -> None:
-    model = PixelCNN((1, 4, 4), 4, width=8, layers=1)
-    assert model.noise(3) is None
-    assert model.in_bits
-    assert model.sample(0).shape == (0, 1, 4, 4)
-    assert model.log_prob(model.sample(0)).shape == (0,)
+@MODELS
+def test_there_is_no_bound_and_no_noise(model: type[PixelByPixel]) -> None:
+    made = model((1, 4, 4), 4, width=8, layers=1)
+    assert made.noise(3) is None
+    assert made.sample(0).shape == (0, 1, 4, 4)
+    assert made.log_prob(made.sample(0)).shape == (0,)
     with pytest.raises(UsageError, match="draws must be 1"):
-        evaluate_log_probs(model, [(model.sample(2),)], draws=2)
+        evaluate_log_probs(made, [(made.sample(2),)], draws=2)
+
+
+@MODELS
+def test_binary_images_are_measured_in_nats(model: type[PixelByPixel]) -> None:
+    assert model((1, 4, 4), 3, width=8, layers=1).in_bits
+    assert not model((1, 4, 4), 2, width=8, layers=1).in_bits
 
 
 @pytest.mark.parametrize(
@@ -168,6 +200,9 @@ def test_there_is_no_bound_and_no_noise() -> None:
 def test_refusals(wrong: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PixelCNN(**{"event_shape": (1, 8, 8), "grey_levels": 17, **wrong})
+    if not {"reach", "dropout"} & set(wrong):
+        with pytest.raises(UsageError, match=message):
+            PixelRNN(**{"event_shape": (1, 8, 8), "grey_levels": 17, **wrong})
 
 
 def test_other_values_are_refused() -> None:
