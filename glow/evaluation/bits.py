@@ -12,7 +12,7 @@ from glow.errors import UsageError, check_choice, check_positive
 from glow.seeds import generator
 
 UNITS = {"bpd": "bits/dim", "nll": "nats", "nelbo": "nats of negative ELBO"}
-"""The units by their keys in logs: bits/dim of grey images; the negative log-likelihood, or a bound on it, of vectors and
+"""The units by their keys in logs: bits/dim of grey images and signals; the negative log-likelihood, or a bound on it, of vectors and
 binary images; the loss of reverse-KL training."""
 
 BOUNDS = ("mean", "iw")
@@ -33,6 +33,11 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
     tensor([2.])
     """
     return -log_prob / (math.prod(event_shape) * math.log(2))
+
+
+def losses_of(log_prob: Tensor, flow: Distribution) -> Tensor:
+    """Log-probabilities (B,), nats, as the flow's figures (B,): bits/dim, or the negative nats of vectors and binary images."""
+    return bits_per_dim(log_prob, flow.event_shape) if flow.in_bits else -log_prob
 
 
 def evaluation_generator(

@@ -21,6 +21,7 @@ from glow.flows.pixelcnn import PixelCNN
 from glow.flows.planar import PlanarFlow, RadialFlow
 from glow.flows.realnvp import RealNVP
 from glow.flows.vae import VAE
+from glow.flows.wavenet import WaveNet
 from glow.networks import ConvNet, ResNet
 
 Classes = Mapping[str, Callable[..., Any]]
@@ -40,6 +41,7 @@ RECIPES: dict[str, type[Distribution]] = {
         MADEDensity,
         VAE,
         PixelCNN,
+        WaveNet,
     )
 }
 """What a configuration's ``_target_`` may be. A table instead of imports: a checkpoint's configuration can only ask for
@@ -137,5 +139,6 @@ __all__ = [
     "PlanarFlow",
     "RadialFlow",
     "RealNVP",
+    "WaveNet",
     "build",
 ]

@@ -2,6 +2,7 @@
 
 from glow.networks.causal import CausalNet
 from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
+from glow.networks.dilated import DilatedCNN
 from glow.networks.gated import GatedCNN
 from glow.networks.made import MADE
 from glow.networks.mlp import MLP
@@ -14,6 +15,7 @@ __all__ = [
     "ActNormConv2d",
     "CausalNet",
     "ConvNet",
+    "DilatedCNN",
     "GatedCNN",
     "ResNet",
     "ScaledConv2d",

@@ -31,7 +31,7 @@ POINTS = (
 VECTORS = sorted(
     p.stem
     for p in (CONF / "model").glob("*.yaml")
-    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn")
+    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn", "wavenet")
 )
 
 
@@ -185,7 +185,7 @@ def test_a_wrong_base_is_told(run: Run, tmp_path: Path) -> None:
 EXPORTED: dict[str, dict[str, Any]] = {
     "MAF": {}, "IAF": {}, "FFJORD": {}, "NSF": {"autoregressive": True}, "PlanarFlow": {}, "RadialFlow": {},
     "RealNVP": {"base": "mixture"}, "MADEDensity": {"order_agnostic": True},
-    "PixelCNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
+    "PixelCNN": {"event_shape": [1, 8, 8], "grey_levels": 17}, "WaveNet": {"event_shape": [1, 128]},
     "VAE": {"event_shape": [1, 8, 8], "grey_levels": 2, "posterior": "iaf"},
 }  # fmt: skip
 
