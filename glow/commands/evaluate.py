@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -18,7 +17,7 @@ from glow.commands.quality import measure_quality, plan_quality
 from glow.commands.session import Session
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
-from glow.evaluation.bits import BOUNDS, UNITS, evaluate_log_probs, losses_of, mean_and_error
+from glow.evaluation.bits import BOUNDS, UNITS, evaluate_log_probs, in_unit, mean_and_error
 from glow.flows.flow import Flow
 
 TYPICAL_IMAGES = 2000
@@ -104,7 +103,7 @@ def losses(session: Session, flow: Distribution, data: Loaded, what: str, draws:
             flow, batches, split=data.split, seed=session.seed, draws=draws or session.cfg.draws, bound=session.cfg.bound,
             progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
-    return losses_of(log_probs, flow)
+    return in_unit(-log_probs, flow)
 
 
 def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
@@ -236,7 +235,7 @@ def measure_baselines(session: Session, report: dict[str, Any]) -> None:
     """Compare points in the plane with simple densities of the training points, and draw both."""
     flow, data = session.density, session.data
     if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x)) is not None:
-        report["true_nll"] = losses_of(torch.tensor(-truth, dtype=torch.float64), flow).item()
+        report["true_nll"] = in_unit(truth, flow)
     if not session.cfg.diagnostics or flow.event_shape != (2,) or len(data.x) < MIN_POINTS:
         if "true_nll" in report:
             print(f"entropy of the {flow.kind}: {report['true_nll']:.4f} {report['unit']}")

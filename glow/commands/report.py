@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from glow.commands.testing import Test
 from glow.data import Tones, Toy
 from glow.errors import check_choice
-from glow.evaluation.bits import UNITS, losses_of
+from glow.evaluation.bits import UNITS, in_unit
 from glow.evaluation.reverse_kl import reverse_kl_report
 from glow.flows.flow import Flow
 from glow.fused.products import has_fast_kernels
@@ -192,7 +192,7 @@ def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any
         figures["reverse_kl"] = reverse_kl_report(module.flow, module.density, WEIGHTED, source)
     if module.unit != "nelbo" and isinstance(data, (Toy, Tones)) and "test" in data.examples:
         truth = data.true_nll(data.arrays("test")[0])
-        figures |= {} if truth is None else {"true_nll": losses_of(torch.tensor(-truth, dtype=torch.float64), module.flow).item()}
+        figures |= {} if truth is None else {"true_nll": in_unit(truth, module.flow)}
     return figures
 
 

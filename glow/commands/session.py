@@ -182,16 +182,14 @@ class Session:
         picture = grid(images, self.levels, columns, title=title, heads=heads, rows=rows, labels=labels)
         self.save(picture, name)
 
-    def draw_signals(
-        self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()
-    ) -> None:
+    def draw_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
         """One picture of the first few signals, with the words that ``signal_picture`` takes."""
         shown = slice(self.SHOWN)
-        self.save(signal_picture(signals[shown], self.levels, self.sample_rate, title=title, rows=rows[shown]), name)
+        self.save(
+            signal_picture(signals[shown], self.levels, self.sample_rate, title=title, rows=rows[shown]), name
+        )
 
-    def save_signals(
-        self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()
-    ) -> None:
+    def save_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
         """A folder of WAV files, and a picture of the first few."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them

@@ -83,8 +83,8 @@ class AudioFolder(ArrayData):
     def load(self, split: Split) -> Examples:
         """uint8 (N, 1, length), 256 levels, no labels."""
         files = self.files[split]
-        segments = [compand(self._read(file)).unfold(0, self.length, self.length) for file in files]
-        x = torch.cat(segments)[:, None]
+        sounds = [compand(self._read(file)) for file in files]
+        x = torch.cat([s[: len(s) // self.length * self.length].view(-1, 1, self.length) for s in sounds])
         if not len(x):
             raise UsageError(
                 f"dataset.length={self.length}: none of the {len(files)} files of the {split} split, the first is {files[0]}, "
@@ -115,7 +115,9 @@ class AudioFolder(ArrayData):
             data = data / half - (data.dtype.kind == "u")
         x = data.reshape(len(data), -1).mean(axis=1)
         if not (rate > 0 and np.isfinite(x).all()):
-            raise UsageError(f"dataset.root: {path} has values, or a rate, that are no numbers; mend or remove it")
+            raise UsageError(
+                f"dataset.root: {path} has values, or a rate, that are no numbers; mend or remove it"
+            )
         common = math.gcd(rate, self.sample_rate)
         x = resample_poly(x, self.sample_rate // common, rate // common)
         return torch.from_numpy(x).float()

@@ -9,7 +9,7 @@ from torch import Tensor
 from glow.data.augment import random_shift
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_positive
-from glow.evaluation.bits import losses_of
+from glow.evaluation.bits import in_unit
 from glow.training.module import Batch, DensityModule
 
 
@@ -57,7 +57,7 @@ class MaximumLikelihood(DensityModule):
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         x, *labels = batch
         log_prob = self.flow(x, labels[0] if self.flow.classes and labels else None, noise)
-        return losses_of(log_prob, self.flow)
+        return in_unit(-log_prob, self.flow)
 
     def augment(self, batch: Batch, uniform: Callable[[int], Tensor]) -> Batch:
         x, *labels = batch

@@ -18,25 +18,41 @@ from glow.errors import UsageError
 
 Run = Callable[..., dict[str, Any]]
 
-TINY = ("debug=fast", "callbacks.estimate=null", "logger=none", "model.width=8", "model.layers=3", "model.stacks=1")
+TINY = (
+    "debug=fast",
+    "callbacks.estimate=null",
+    "logger=none",
+    "model.width=8",
+    "model.layers=3",
+    "model.stacks=1",
+)
 
 
 def test_tones(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("dataset.shape=[1,32]", "dataset.train_size=100", "dataset.val_size=20", "dataset.test_size=30")
-    results = run("dataset=tones", "name=tones", *TINY, *small, "trainer.limit_test_batches=null", "dataset.sample_rate=4000")
+    results = run(
+        "dataset=tones",
+        "name=tones",
+        *TINY,
+        *small,
+        "trainer.limit_test_batches=null",
+        "dataset.sample_rate=4000",
+    )
     assert results["unit"] == "bits/dim"
     assert results["test"]["ema"] > results["true_nll"] > 3
     assert (tmp_path / "outputs/tones" / results["picture"]).is_file()
     assert list((tmp_path / "outputs/tones/samples").glob("step_*.png"))
     ckpt, drawn = f"ckpt={tmp_path}/outputs/tones", tmp_path / "outputs/tones/samples"
     sample(compose("sample", [ckpt, "n=3", "temperature=[0.7,1]"]))
-    rate, x = wavfile.read(drawn / "samples_t1.0/000002.wav")
+    rate, x = wavfile.read(drawn / "samples_t1/000002.wav")
     assert (rate, x.dtype, x.shape) == (4000, np.int16, (32,))
-    assert {p.stem for p in drawn.glob("*.png")} >= {"samples_t0.7", "samples_t1.0", "temperature_strip"}
+    assert {p.stem for p in drawn.glob("*.png")} >= {"samples_t0.7", "samples_t1", "temperature_strip"}
     sample(compose("sample", [ckpt, "n=3", "format=npy", "temperature=1"]))
-    assert np.load(drawn / "samples_t1.0.npy").shape == (3, 1, 32)
+    assert np.load(drawn / "samples_t1.npy").shape == (3, 1, 32)
     sample(compose("sample", [ckpt, "mode=complete", "mask=right", "images=[4]", "completions=2"]))
-    heard = [wavfile.read(drawn / f"complete/00000{i}.wav")[1] for i in range(4)]  # the signal, its start, two continuations
+    heard = [
+        wavfile.read(drawn / f"complete/00000{i}.wav")[1] for i in range(4)
+    ]  # the signal, its start, two continuations
     assert all(np.array_equal(h[:16], heard[0][:16]) for h in heard)
     assert not np.array_equal(heard[2], heard[3])
     assert Image.open(drawn / "complete.png").size[0] > 500
@@ -64,9 +80,14 @@ def test_a_folder_of_sounds(run: Run, tmp_path: Path) -> None:
             t = np.arange(2000) / 8000
             sweep = np.sin(2 * np.pi * (200 + 100 * i + 800 * t) * t) / 2
             wavfile.write(tmp_path / folder / f"{i}.wav", 8000, (sweep * 32767).astype(np.int16))
-    data = (f"dataset.root={tmp_path}/sounds", "dataset.length=100", "dataset.val_size=1", "dataset.test_size=1")
+    data = (
+        f"dataset.root={tmp_path}/sounds",
+        "dataset.length=100",
+        "dataset.val_size=1",
+        "dataset.test_size=1",
+    )
     results = run("dataset=audio_folder", "name=sweeps", *TINY, *data)
-    assert results["test_examples"] == 16
+    assert results["test_examples"] == 14  # of 20: two batches, as even as can be
     assert "true_nll" not in results
     again = run("dataset=audio_folder", "name=sweeps", *TINY, *data, "resume=true")
     assert again["test"] == results["test"]

@@ -29,13 +29,13 @@ def test_probabilities_of_all_signals_sum_to_one(levels: int) -> None:
 
 def test_the_entropy_is_that_of_the_samples() -> None:
     """Of a pair of levels, as often as they occur."""
-    data = tones(shape=[1, 2], grey_levels=4, train_size=100_000, noise=0.3)
+    data = tones(shape=[1, 2], grey_levels=4, train_size=20_000, noise=0.3)
     x = data.arrays("train")[0]
     share = (x[:, 0, 0].long() * 4 + x[:, 0, 1]).bincount(minlength=16).double() / len(x)
     every = torch.cartesian_prod(torch.arange(4), torch.arange(4))[:, None]
-    torch.testing.assert_close(share, data.log_prob(every).exp(), atol=0.01, rtol=0)
+    torch.testing.assert_close(share, data.log_prob(every).exp(), atol=0.015, rtol=0)
     entropy = -(share * share.clamp(min=1e-9).log()).sum().item()
-    assert data.true_nll(x) == pytest.approx(entropy, abs=0.01)
+    assert data.true_nll(x) == pytest.approx(entropy, abs=0.02)
 
 
 def test_noise_makes_entropy_and_pitches_are_told_apart() -> None:
@@ -51,7 +51,8 @@ def test_mu_law_levels_come_back_from_their_sound() -> None:
     assert torch.equal(compand(sound(levels, 256)), levels.to(torch.uint8))
     x = torch.linspace(-1, 1, 1001)
     assert ((sound(compand(x), 256) - x).abs() <= 0.023 * x.abs() + 1e-4).all()
-    assert torch.equal(compand(x).long() * 16 // 256, compand(sound(compand(x).long() * 16 // 256, 16)).long() * 16 // 256)
+    coarse = compand(x).long() * 16 // 256
+    assert torch.equal(compand(sound(coarse, 16)).long() * 16 // 256, coarse)
 
 
 @pytest.mark.parametrize(
