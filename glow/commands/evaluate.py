@@ -18,7 +18,7 @@ from glow.commands.quality import measure_quality, plan_quality
 from glow.commands.session import Session
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_bool, check_choice, check_positive
-from glow.evaluation.bits import BOUNDS, UNITS, bits_per_dim, evaluate_log_probs, mean_and_error
+from glow.evaluation.bits import BOUNDS, UNITS, evaluate_log_probs, in_unit, mean_and_error
 from glow.flows.flow import Flow
 
 TYPICAL_IMAGES = 2000
@@ -85,8 +85,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check_ood(flow: Distribution) -> None:
-    if not flow.in_bits:
-        kind = "points" if flow.grey_levels is None else "binary images"
+    if not flow.in_bits or flow.kind != "images":
+        kind = "binary images" if flow.kind == "images" else flow.kind
         raise UsageError(f"ood needs a flow of grey images, and this model is of {kind}")
 
 
@@ -107,7 +107,7 @@ def losses(session: Session, flow: Distribution, data: Loaded, what: str, draws:
             flow, batches, split=data.split, seed=session.seed, draws=draws or session.cfg.draws, bound=session.cfg.bound,
             progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
-    return bits_per_dim(log_probs, flow.event_shape) if flow.in_bits else -log_probs
+    return in_unit(-log_probs, flow)
 
 
 def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
@@ -240,11 +240,11 @@ def measure_baselines(session: Session, report: dict[str, Any]) -> None:
     """Compare points in the plane with simple densities of the training points, and draw both."""
     flow, data = session.density, session.data
     if hasattr(data.module, "true_nll") and (truth := data.module.true_nll(data.x, data.y)) is not None:
-        report["true_nll"] = truth
+        report["true_nll"] = in_unit(truth, flow)
     few = flow.event_shape != (2,) or len(data.x) < MIN_POINTS
     if not session.cfg.diagnostics or few or flow.observed:
         if "true_nll" in report:
-            print(f"entropy of the points: {report['true_nll']:.4f} nats")
+            print(f"entropy of the {flow.kind}: {report['true_nll']:.4f} {report['unit']}")
         return
     from glow.evaluation.plane import baselines, plane_picture  # slow to import
 

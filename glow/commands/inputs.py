@@ -40,7 +40,7 @@ def read_pictures(name: str, paths: Sequence[str], flow: Distribution) -> Tensor
     """Pictures from files, cropped and resized to what the flow takes: uint8 (N, C, H, W)."""
     from glow.data.picture_files import read_picture
 
-    channels, height, width = flow.event_shape
+    channels, height, width = flow.event_shape if flow.kind == "images" else (0, 0, 0)
     assert flow.grey_levels is not None
     if height != width or channels not in (1, 3):
         raise UsageError(

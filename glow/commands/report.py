@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from glow.commands.testing import Test
-from glow.data import Simulated, Toy
+from glow.data import Simulated, Tones, Toy
 from glow.errors import check_choice
-from glow.evaluation.bits import UNITS
+from glow.evaluation.bits import UNITS, in_unit
 from glow.evaluation.reverse_kl import reverse_kl_report
 from glow.flows.flow import Flow
 from glow.fused.products import has_fast_kernels
@@ -154,7 +154,7 @@ def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     given = ", given their labels" if results.get("labelled") else ""
     print(f"test: {test} ({results['test_examples']:,} examples{given})")
     if "true_nll" in results:
-        print(f"truth: {results['true_nll']:.4f} nats, the entropy of the test points")
+        print(f"truth: {results['true_nll']:.4f} {results['unit']}, the entropy of the test data")
     if "reverse_kl" in results:
         report = {k: math.nan if v is None else v for k, v in results["reverse_kl"].items()}
         print(
@@ -184,15 +184,15 @@ def print_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def reference_figures(module: Any, data: L.LightningDataModule) -> dict[str, Any]:
-    """What is known of the density: the entropy of the test points, and the figures of training on its formula."""
+    """What is known of the density: the entropy of the test data in the figure's unit, and the figures of training on its formula."""
     figures: dict[str, Any] = {}
     if isinstance(module, ReverseKL):
         assert isinstance(module.flow, Flow)
         source = generator("cpu", "weights", module.seed)
         figures["reverse_kl"] = reverse_kl_report(module.flow, module.density, WEIGHTED, source)
-    if module.unit == "nll" and isinstance(data, (Toy, Simulated)) and "test" in data.examples:
+    if module.unit != "nelbo" and isinstance(data, (Toy, Simulated, Tones)) and "test" in data.examples:
         truth = data.true_nll(*data.arrays("test"))
-        figures |= {} if truth is None else {"true_nll": truth}
+        figures |= {} if truth is None else {"true_nll": in_unit(truth, module.flow)}
     return figures
 
 

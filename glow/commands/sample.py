@@ -138,7 +138,8 @@ def draw_completions(session: Session) -> dict[str, Any]:
     density = session.density if isinstance(session.density, PixelByPixel) else session.flow
     temperature = one_temperature(session, 1.0)
     x, y = images(session, [0])
-    missing = parse_mask(str(cfg.mask), density.event_shape, session.generator("mask"))
+    shape = density.image_shape if isinstance(density, PixelByPixel) else density.event_shape
+    missing = parse_mask(str(cfg.mask), shape, session.generator("mask"))
     heads = ["image", "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
     rows, metrics = [], []
     for i, image in enumerate(x):
@@ -149,7 +150,8 @@ def draw_completions(session: Session) -> dict[str, Any]:
                 image, missing, cfg.completions, temperature=temperature, generator=source
             )
             rows.append(filled.cpu())
-            print(f"image {i}: {int(missing.sum())} of {missing.numel()} pixels missing, drawn exactly")
+            what = "samples" if density.kind == "signals" else "pixels"
+            print(f"image {i}: {int(missing.sum())} of {missing.numel()} {what} missing, drawn exactly")
             continue
         label = None if y is None else y[i]
         with tqdm(
@@ -167,10 +169,14 @@ def draw_completions(session: Session) -> dict[str, Any]:
             f"{completion.misfit.mean():.1f} grey levels before they were set; "
             f"{', '.join(f'{b:.2f}' for b in completion.trace[-1])} bits/dim"
         )
-    session.draw_grid(
-        torch.cat(rows), "complete", len(heads), title=f"temperature {temperature:g}", heads=heads,
-        labels=None if y is None else y.repeat_interleave(len(heads)),
-    )  # fmt: skip
+    title = f"temperature {temperature:g}"
+    if density.kind == "signals":
+        session.save_signals(torch.cat(rows), "complete", title=title, rows=heads * len(x))
+    else:
+        session.draw_grid(
+            torch.cat(rows), "complete", len(heads), title=title, heads=heads,
+            labels=None if y is None else y.repeat_interleave(len(heads)),
+        )  # fmt: skip
     return {"mask": str(cfg.mask), "missing_pixels": int(missing.sum()), "completions": metrics}
 
 

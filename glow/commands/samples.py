@@ -1,4 +1,4 @@
-"""``python sample.py mode=samples``: from noise, at one temperature or several, as pictures or numbers."""
+"""``python sample.py mode=samples``: from noise, at one temperature or several, as pictures, sound or numbers."""
 
 import shutil
 from typing import Any
@@ -17,7 +17,7 @@ from glow.evaluation.latents import Decoded
 from glow.evaluation.pictures import columns_for, to_bytes
 from glow.flows.flow import Flow
 
-FORMATS = ("png", "npy", "folder")
+FORMATS = ("png", "npy", "folder", "wav")
 STRIP = 10
 """Images in a row of the strip that compares temperatures."""
 
@@ -66,7 +66,10 @@ def draw_samples(session: Session) -> dict[str, Any]:
         _write_samples(session, decoded.images, temperature, guidance, y, chosen, beside)
         strip[f"T = {temperature:g}"] = decoded.images
         metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
-    if len(strip) > 1 and flow.grey_levels is not None:
+    if len(strip) > 1 and flow.kind == "signals":
+        first = torch.cat([signals[:1] for signals in strip.values()])
+        session.draw_signals(first, "temperature_strip", rows=list(strip))
+    elif len(strip) > 1 and flow.grey_levels is not None:
         session.draw_grid(
             torch.cat([images[few] for images in strip.values()]), "temperature_strip", len(few), rows=list(strip),
             labels=None if y is None else y[few].repeat(len(strip)),
@@ -107,12 +110,19 @@ def guidances_for(session: Session, y: Tensor | None) -> list[float]:
 
 
 def _format(session: Session) -> str:
-    """What to write: as asked, else a picture where samples can be drawn, else numbers."""
-    images, in_plane = session.density.grey_levels is not None, session.density.event_shape == (2,)
-    chosen = session.cfg.format or ("png" if images or in_plane else "npy")
-    if not images and (chosen == "folder" or (chosen == "png" and not in_plane)):
-        raise UsageError(f"format={chosen} writes pictures, and this model is of points: take format=npy")
-    return str(chosen)
+    """What to write: as asked, else sound or a picture where samples can be heard or drawn, else numbers."""
+    density = session.density
+    possible: tuple[str, ...] = ("png", "npy") if density.event_shape == (2,) else ("npy",)
+    if density.kind == "signals":
+        possible = ("wav", "npy")
+    elif density.grey_levels is not None:
+        possible = ("png", "npy", "folder")
+    chosen = str(session.cfg.format or possible[0])
+    if chosen not in possible:
+        raise UsageError(
+            f"format={chosen} is not for a model of {density.kind}: take format={' or '.join(possible)}"
+        )
+    return chosen
 
 
 def _write_samples(
@@ -137,6 +147,8 @@ def _write_samples(
         for i, image in enumerate(to_bytes(images, session.levels)):
             Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
         session.files.append(name)
+    elif chosen == "wav":
+        session.save_signals(images, name, title=title)
     elif session.density.grey_levels is None:
         _scatter(session, {title: images} | beside, name)
     else:

@@ -1,12 +1,13 @@
 """One call of ``sample`` or ``evaluate``: the flow, its settings, data, and the files that it writes."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig
@@ -29,6 +30,7 @@ from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_choice
 from glow.evaluation.latents import CPU_BATCH, Decoded, decode
 from glow.evaluation.pictures import grid, save_picture
+from glow.evaluation.signals import SAMPLE_RATE, signal_picture, write_wav
 from glow.flows.flow import Flow
 from glow.seeds import generator
 from glow.weights import card, is_shipped
@@ -43,6 +45,9 @@ class Session:
     density: Distribution
     classes: Classes = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+
+    SHOWN: ClassVar[int] = 8
+    """So many signals at most are in a picture."""
 
     @classmethod
     def open(cls, cfg: DictConfig) -> "Session":
@@ -87,6 +92,12 @@ class Session:
         """Grey levels."""
         assert self.density.grey_levels is not None
         return self.density.grey_levels
+
+    @property
+    def sample_rate(self) -> int:
+        """Of signals, samples a second."""
+        rate = (self.saved.dataset or {}).get("sample_rate")
+        return rate if isinstance(rate, int) and 0 < rate < 2**31 else SAMPLE_RATE
 
     @cached_property
     def sources(self) -> tuple[Source, Source | None]:
@@ -170,6 +181,23 @@ class Session:
         """One picture of many images, with the words that ``grid`` takes."""
         picture = grid(images, self.levels, columns, title=title, heads=heads, rows=rows, labels=labels)
         self.save(picture, name)
+
+    def draw_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
+        """One picture of the first few signals, with the words that ``signal_picture`` takes."""
+        shown = slice(self.SHOWN)
+        self.save(
+            signal_picture(signals[shown], self.levels, self.sample_rate, title=title, rows=rows[shown]), name
+        )
+
+    def save_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
+        """A folder of WAV files, and a picture of the first few."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
+        folder.mkdir(parents=True)
+        for i, signal in enumerate(signals):
+            write_wav(signal, self.levels, self.sample_rate, folder / f"{i:06d}.wav")
+        self.files.append(name)
+        self.draw_signals(signals, name, title=title, rows=rows)
 
     def save(self, picture: Tensor, name: str) -> None:
         """Write a picture."""

@@ -101,8 +101,8 @@ def data_source(given: Mapping[str, Any], saved: SavedModel) -> Source:
 
 
 def is_folder(config: Mapping[str, Any]) -> bool:
-    """Whether data is any folder of pictures, not a published set, which has a ``kind``."""
-    return "image_size" in config and "kind" not in config
+    """Whether data is any folder of pictures or sound, not a published set, which has a ``kind``."""
+    return ("image_size" in config or "length" in config) and "kind" not in config
 
 
 def _label(config: Mapping[str, Any], own: Mapping[str, Any]) -> str:

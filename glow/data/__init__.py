@@ -4,19 +4,31 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
+from glow.data.audio_folder import AudioFolder
 from glow.data.base import ArrayData
 from glow.data.celeba import CelebA
 from glow.data.digits import Digits
 from glow.data.downsampled_imagenet import DownsampledImageNet
 from glow.data.image_folder import ImageFolder
 from glow.data.simulated import Simulated
+from glow.data.tones import Tones
 from glow.data.torchvision_data import TorchvisionData
 from glow.data.toy import Toy
 from glow.errors import UsageError, nearest
 
 DATASETS = {
     f"glow.data.{kind.__name__}": kind
-    for kind in (Digits, ImageFolder, TorchvisionData, CelebA, DownsampledImageNet, Toy, Simulated)
+    for kind in (
+        Digits,
+        ImageFolder,
+        TorchvisionData,
+        CelebA,
+        DownsampledImageNet,
+        Toy,
+        Simulated,
+        Tones,
+        AudioFolder,
+    )
 }
 """What the ``_target_`` of a saved configuration may be: a file cannot ask for other code."""
 
@@ -52,11 +64,13 @@ def build_data(
 __all__ = [
     "DATASETS",
     "ArrayData",
+    "AudioFolder",
     "CelebA",
     "Digits",
     "DownsampledImageNet",
     "ImageFolder",
     "Simulated",
+    "Tones",
     "TorchvisionData",
     "Toy",
     "build_data",

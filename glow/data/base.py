@@ -16,14 +16,14 @@ from glow.seeds import generator
 
 Split = Literal["train", "val", "test"]
 Arrays = tuple[Tensor, Tensor | None]
-"""Examples, uint8 (N, C, H, W) or float32 (N, D), and their labels, int64 (N,), if there are any, or observations, float32 (N, K)."""
+"""Examples, uint8 (N, C, H, W) or (N, C, T), or float32 (N, D), and labels, int64 (N,), or observations, float32 (N, K), if there are any."""
 
 
 class Examples(Dataset[tuple[Tensor, ...]]):
     """Examples with their labels, or some rows of such, which are copied only when a batch takes them.
 
     Args:
-        x: uint8 (N, C, H, W) or float32 (N, D). They may be the pages of a file that all processes share.
+        x: uint8 (N, C, H, W) or (N, C, T), or float32 (N, D). They may be the pages of a file that all processes share.
         y: labels, int64 (N,), if there are any, or observations, float32 (N, K).
         rows: which of the N there are, int64 (n,); None for all.
         levels: (k, source) grey levels: images of ``source`` levels are given as ``floor(v * k / source)``.
@@ -105,11 +105,11 @@ class ArrayData(L.LightningDataModule):
 
     Args:
         name: what the dataset is called in run names and messages.
-        shape: the shape of one example, (C, H, W) or (D,); checked against the data.
+        shape: the shape of one example, (C, H, W), (C, T) or (D,); checked against the data.
         batch_size: global, divided by the number of devices.
         val_size: examples held out for validation, a count or a fraction of the training data.
         seed: decides the held-out examples and the order of the batches.
-        grey_levels: number of levels of images, at most what the data has: ``floor(v * grey_levels / source)``,
+        grey_levels: number of levels of images, or signals, at most what the data has: ``floor(v * grey_levels / source)``,
             which is ``floor(v / 2^(8 - n))`` for 2^n of 256. None for vectors.
         classes: number of labels; None when there are none or it does not matter.
     """

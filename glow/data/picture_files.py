@@ -81,21 +81,27 @@ def first_met(folders: list[Path], met: set[Path]) -> list[Path]:
     return new
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """The files of pictures in a folder and its subfolders, sorted; raises ``UsageError`` if there are none.
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files in a folder and its subfolders whose names end so, sorted.
 
-    Symbolic links are followed, but no folder is read twice: its pictures have the path by which it is met first,
+    Symbolic links are followed, but no folder is read twice: its files have the path by which it is met first,
     level by level, and in each folder in the order of ``list_folder``.
     """
     found, folders = [], [folder]
     met = {folder.resolve()}
     for directory in folders:  # which grows meanwhile
         subfolders, files = list_folder(directory)
-        found += [f for f in files if f.name.lower().endswith(SUFFIXES)]
+        found += [f for f in files if f.name.lower().endswith(suffixes)]
         folders += first_met(subfolders, met)
+    return sorted(found)
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """The files of pictures in a folder and its subfolders, see ``files_below``; raises ``UsageError`` if there are none."""
+    found = files_below(folder, SUFFIXES)
     if not found:
         raise UsageError(f"dataset.root: no pictures below {folder} (looked for {', '.join(SUFFIXES)})")
-    return sorted(found)
+    return found
 
 
 def fingerprint(path: Path) -> tuple[int, int]:

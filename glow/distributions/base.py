@@ -122,8 +122,13 @@ class Distribution(nn.Module, ABC):
         return bool(self.classes or self.observed)
 
     @property
+    def kind(self) -> str:
+        """What it models: ``images`` (C, H, W), ``signals`` (C, T), or else ``points``."""
+        return {2: "signals", 3: "images"}.get(len(self.event_shape), "points")
+
+    @property
     def in_bits(self) -> bool:
-        """Whether its figures are bits/dim, of grey images, or else nats."""
+        """Whether its figures are bits/dim, of grey images and signals, or else nats."""
         return self.dequantization is not None
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from glow.errors import UsageError, check_choice, check_positive
 from glow.seeds import generator
 
 UNITS = {"bpd": "bits/dim", "nll": "nats", "nelbo": "nats of negative ELBO"}
-"""The units by their keys in logs: bits/dim of grey images; the negative log-likelihood, or a bound on it, of vectors and
+"""The units by their keys in logs: bits/dim of grey images and signals; the negative log-likelihood, or a bound on it, of vectors and
 binary images; the loss of reverse-KL training."""
+
+Nats = TypeVar("Nats", float, Tensor)
 
 BOUNDS = ("mean", "iw")
 """How several draws of the dequantization noise are combined; see ``evaluate_log_probs``."""
@@ -33,6 +35,11 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
     tensor([2.])
     """
     return -log_prob / (math.prod(event_shape) * math.log(2))
+
+
+def in_unit(nats: Nats, flow: Distribution) -> Nats:
+    """Negative log-probabilities, nats, in the unit of the flow's figures: bits/dim, or nats of vectors and binary images."""
+    return nats / (math.prod(flow.event_shape) * math.log(2)) if flow.in_bits else nats
 
 
 def evaluation_generator(

@@ -23,6 +23,7 @@ from glow.flows.planar import PlanarFlow, RadialFlow
 from glow.flows.realnvp import RealNVP
 from glow.flows.residual import ResidualFlow
 from glow.flows.vae import VAE
+from glow.flows.wavenet import WaveNet
 from glow.networks import ConvNet, ResNet
 
 Classes = Mapping[str, Callable[..., Any]]
@@ -44,6 +45,7 @@ RECIPES: dict[str, type[Distribution]] = {
         VAE,
         PixelCNN,
         PixelRNN,
+        WaveNet,
     )
 }
 """What a configuration's ``_target_`` may be. A table instead of imports: a checkpoint's configuration can only ask for
@@ -143,5 +145,6 @@ __all__ = [
     "RadialFlow",
     "RealNVP",
     "ResidualFlow",
+    "WaveNet",
     "build",
 ]

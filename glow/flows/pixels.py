@@ -1,11 +1,13 @@
-"""Images pixel by pixel: what models of pixel given pixel have in common."""
+"""Images pixel by pixel, signals sample by sample: what models of one given those before it have in common."""
 
 import sys
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from glow.bijections.base import Shape
 from glow.distributions.base import Distribution, check_draw
 from glow.distributions.dequantization import check_grey_levels, check_levels
 from glow.distributions.logistics import DiscretizedLogistics
@@ -23,10 +25,10 @@ class PixelByPixel(Distribution):
     exact, where that of a flow is a bound, and a sample takes one small pass a pixel.
 
     A subclass has the ``network``: called with pixels in [-1, 1] (B, C, H, W) it gives (B, pixel.parameters, H, W), each pixel's
-    from those before it, and its ``unroll`` is that of ``glow.networks.GatedCNN``.
+    from those before it, and its ``unroll`` is that of ``glow.networks.GatedCNN``. A signal (C, T) is to it an image of one row.
 
     Args:
-        event_shape: (C, H, W).
+        event_shape: (C, H, W), or (C, T).
         grey_levels: of the images.
         components: logistics of the mixture.
 
@@ -34,16 +36,19 @@ class PixelByPixel(Distribution):
         UsageError: naming the argument that does not fit.
     """
 
+    takes: ClassVar[str] = "images"
+    """The ``kind`` of the data."""
     network: CausalNet
 
     def __init__(self, event_shape: Sequence[int], grey_levels: int | None, components: int) -> None:
-        if len(event_shape) != 3 or grey_levels is None:
+        super().__init__(event_shape)
+        if self.kind != self.takes or grey_levels is None:
             raise UsageError(
-                f"{type(self).__name__} models images (C, H, W), but the data has shape {tuple(event_shape)}"
+                f"{type(self).__name__} models {self.takes} of grey levels, but the data has shape {self.event_shape} "
+                f"and grey_levels={grey_levels}"
             )
         check_positive("components", components, integer=True)
         check_grey_levels(grey_levels)
-        super().__init__(event_shape)
         self.pixel = DiscretizedLogistics(event_shape[0], grey_levels, components)
 
     @property
@@ -55,6 +60,12 @@ class PixelByPixel(Distribution):
         """Of grey images; the literature measures binary ones in nats."""
         return self.grey_levels > 2
 
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W) of an image, (C, 1, T) of a signal."""
+        channels, *rows, across = self.event_shape
+        return (channels, *(rows or (1,)), across)
+
     def log_prob(
         self,
         x: Tensor,
@@ -62,10 +73,11 @@ class PixelByPixel(Distribution):
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The log-probability of integers (B, C, H, W), exactly: (B,), nats."""
+        """The log-probability of integers (B, *event_shape), exactly: (B,), nats."""
         self.check_event(x)
         check_levels(x, self.grey_levels)
         noise = self.noise(len(x), generator) if noise is None else noise
+        x = x.reshape(len(x), *self.image_shape)
         parameters = self.parameters_of(self.pixel.scaled(x.to(self.dtype)), noise).to(self.dtype)
         return self.pixel.log_prob(parameters, x).flatten(1).sum(1)
 
@@ -82,7 +94,7 @@ class PixelByPixel(Distribution):
         y: Tensor | int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """uint8 (n, C, H, W); temperature narrows the conditionals, and at 0 each pixel is its likeliest logistic's mean."""
+        """uint8 (n, *event_shape); temperature narrows the conditionals, and at 0 each pixel is its likeliest logistic's mean."""
         check_draw(n, temperature)
         nothing = torch.zeros(self.event_shape, dtype=torch.uint8, device=self.device)
         return self._draw(n, nothing, 0, temperature, generator)
@@ -97,11 +109,11 @@ class PixelByPixel(Distribution):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Fill what is missing of an image, exactly given the rest: uint8 (n, C, H, W).
+        """Fill what is missing of an image or signal, exactly given the rest: uint8 (n, *event_shape).
 
         Args:
-            image: integers (C, H, W).
-            missing: (H, W), true where a pixel is to be drawn.
+            image: integers (C, H, W), or (C, T).
+            missing: (H, W), or (1, T), true where a pixel is to be drawn.
             n: how many.
             temperature: see ``sample``.
             generator: see there.
@@ -112,26 +124,27 @@ class PixelByPixel(Distribution):
         check_draw(n, temperature)
         self.check_event(image[None])
         check_levels(image, self.grey_levels)
-        if missing.dtype != torch.bool or missing.shape != image.shape[1:]:
+        if missing.dtype != torch.bool or missing.shape != self.image_shape[1:]:
             raise UsageError(
-                f"missing must be bool {tuple(image.shape[1:])}, got {missing.dtype} {tuple(missing.shape)}"
+                f"missing must be bool {self.image_shape[1:]}, got {missing.dtype} {tuple(missing.shape)}"
             )
         hidden = missing.flatten()
         first = int(hidden.int().argmax())
         if not hidden[first:].all():
             raise UsageError(
-                f"{type(self).__name__} fills images from the top: all pixels after the first missing one must be missing, as with mask=bottom"
+                f"{type(self).__name__} fills {self.takes} in order: all pixels after the first missing one must be missing, as with "
+                f"mask={'bottom' if self.takes == 'images' else 'right'}"
             )
         return self._draw(n, image.to(self.device), first, temperature, generator)
 
     def _draw(
         self, n: int, image: Tensor, first: int, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
-        """Copies of an image whose pixels from ``first`` on are drawn."""
+        """Copies of an image, or signal, whose pixels from ``first`` on are drawn."""
         from tqdm import tqdm  # models need torch alone until they draw
 
-        drawn = image.to(torch.uint8).repeat(n, 1, 1, 1)
-        parts, (_, height, across) = drawn.split(AT_ONCE), self.event_shape
+        drawn = image.to(torch.uint8).view(self.image_shape).repeat(n, 1, 1, 1)
+        parts, (_, height, across) = drawn.split(AT_ONCE), self.image_shape
         total = len(parts) * height * across
         with tqdm(total=total, desc="pixels", delay=2, disable=not sys.stderr.isatty()) as bar:
             for images in parts:  # views
@@ -144,4 +157,4 @@ class PixelByPixel(Distribution):
                     return self.pixel.scaled(images[:, :, i, j].to(self.dtype))
 
                 self.network.unroll(torch.zeros_like(images, dtype=self.dtype), choose)
-        return drawn
+        return drawn.view(n, *self.event_shape)

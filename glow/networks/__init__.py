@@ -4,6 +4,7 @@ their distribution."""
 from glow.networks.causal import CausalNet
 from glow.networks.convnet import ActNormConv2d, ConvNet, ScaledConv2d, ZeroConv2d
 from glow.networks.diagonal_lstm import DiagonalRNN
+from glow.networks.dilated import DilatedCNN
 from glow.networks.gated import GatedCNN
 from glow.networks.lipschitz import LipschitzMLP
 from glow.networks.made import MADE
@@ -18,6 +19,7 @@ __all__ = [
     "CausalNet",
     "ConvNet",
     "DiagonalRNN",
+    "DilatedCNN",
     "GatedCNN",
     "LipschitzMLP",
     "ResNet",

@@ -9,12 +9,12 @@ from torch import Tensor
 from glow.data.augment import random_shift
 from glow.distributions.base import Distribution
 from glow.errors import UsageError, check_positive
-from glow.evaluation.bits import bits_per_dim
+from glow.evaluation.bits import in_unit
 from glow.training.module import Batch, DensityModule
 
 
 class MaximumLikelihood(DensityModule):
-    """The loss is bits/dim of grey images (``bpd``), or the nats of vectors and binary images (``nll``).
+    """The loss is bits/dim of grey images and signals (``bpd``), or the nats of vectors and binary images (``nll``).
 
     Args:
         flow: see ``DensityModule``.
@@ -57,7 +57,7 @@ class MaximumLikelihood(DensityModule):
     def loss(self, batch: Batch, noise: Tensor | None) -> Tensor:
         x, *labels = batch
         log_prob = self.flow(x, labels[0] if self.flow.conditional and labels else None, noise)
-        return bits_per_dim(log_prob, self.flow.event_shape) if self.unit == "bpd" else -log_prob
+        return in_unit(-log_prob, self.flow)
 
     def augment(self, batch: Batch, uniform: Callable[[int], Tensor]) -> Batch:
         x, *labels = batch

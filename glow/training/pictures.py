@@ -10,9 +10,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from glow.distributions.base import Distribution
 from glow.errors import DiskFullError, UsageError, check_positive
 from glow.evaluation.bits import evaluation_noise
 from glow.evaluation.pictures import sample_grid, save_picture, temperature_grid
+from glow.evaluation.signals import SAMPLE_RATE, signal_picture
 from glow.flows.flow import Flow
 from glow.resilience.lightning_internals import find_callback
 from glow.resilience.storage import disk_full_errors
@@ -25,8 +27,8 @@ from glow.training.module import DensityModule
 class Pictures(L.Callback):
     """Draw samples from fixed latents after validations, as PNG and in TensorBoard.
 
-    Images give a grid of samples, points in the plane the density beside data and samples, or given an observation the
-    posterior's samples. With an ``EMA`` they
+    Images give a grid of samples, signals their waveforms and spectrograms, points in the plane the density beside data and
+    samples, or given an observation the posterior's samples. With an ``EMA`` they
     show the averaged weights.
 
     Args:
@@ -40,6 +42,9 @@ class Pictures(L.Callback):
 
     HISTOGRAM = 64
     """At most so many examples of the first validation batch have their latents shown."""
+
+    SIGNALS = 4
+    """So many samples of signals are drawn at a time."""
 
     POINTS = 10_000
     """At most so many training points are shown beside the learned density."""
@@ -83,7 +88,10 @@ class Pictures(L.Callback):
     def draw(self, trainer: L.Trainer, module: DensityModule, name: str) -> Path | None:
         """Draw samples of the module's present weights; returns the file, or None if this data has no picture."""
         flow, source = module.flow, generator("cpu", "samples", module.seed)
-        if flow.grey_levels is not None:
+        if flow.kind == "signals":
+            drawn = flow.sample(self.SIGNALS, temperature=self.temperature, generator=source)
+            picture = _signals(trainer, flow, drawn, title=f"temperature {self.temperature:g}")
+        elif flow.grey_levels is not None:
             picture = sample_grid(flow, self.n, self.temperature, source)
         elif flow.event_shape == (2,) and flow.observed:
             from glow.evaluation.plane import scatter_picture
@@ -117,11 +125,16 @@ class Pictures(L.Callback):
 
     @rank_zero_only
     def draw_final(self, trainer: L.Trainer, module: DensityModule) -> Path | None:
-        """The grid of temperatures of images, or the density of points once more."""
+        """The grid of temperatures of images, a signal for each, or the density of points once more."""
         if module.flow.grey_levels is None:
             return self.draw(trainer, module, "density")
         source = generator("cpu", "samples", module.seed)
-        picture = temperature_grid(module.flow, self.temperatures, self.columns, source)
+        if module.flow.kind == "signals":
+            drawn = [module.flow.sample(1, temperature=t, generator=source) for t in self.temperatures]
+            rows = [f"T = {t:g}" for t in self.temperatures]
+            picture = _signals(trainer, module.flow, torch.cat(drawn), rows=rows)
+        else:
+            picture = temperature_grid(module.flow, self.temperatures, self.columns, source)
         return self._save(trainer, picture, "temperatures", "temperatures")
 
     def _save(self, trainer: L.Trainer, picture: Tensor, name: str, tag: str) -> Path | None:
@@ -149,6 +162,12 @@ def _posteriors(trainer: L.Trainer, module: DensityModule, source: torch.Generat
     if hasattr(data, "posterior"):
         points["known posterior"] = data.posterior(y[0], Pictures.OF_POSTERIOR, module.seed)
     return points
+
+
+def _signals(trainer: L.Trainer, flow: Distribution, drawn: Tensor, **words: Any) -> Tensor:
+    assert flow.grey_levels is not None
+    rate = getattr(trainer.datamodule, "sample_rate", SAMPLE_RATE)  # type: ignore[attr-defined]
+    return signal_picture(drawn.cpu(), flow.grey_levels, rate, **words)
 
 
 def _training_points(trainer: L.Trainer, n: int, seed: int) -> Tensor:

@@ -161,9 +161,7 @@ class LogLines(ProgressBar):
             f"step {trainer.global_step}" + (f"/{total:.0f}" if math.isfinite(total) else ""),
             f"epoch {trainer.current_epoch + 1}",
             f"{stage} {float(value):.3f} {UNITS[pl_module.unit]}" if value is not None else stage,
-            f"{float(rate):,.0f} {'points' if pl_module.flow.grey_levels is None else 'images'}/s"
-            if rate is not None
-            else "",
+            f"{float(rate):,.0f} {pl_module.flow.kind}/s" if rate is not None else "",
             f"ETA {clock(self._eta.seconds(trainer))}",
         ]
         print(", ".join(p for p in parts if p), flush=True)

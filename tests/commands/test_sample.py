@@ -100,7 +100,9 @@ class TestSamples:
         assert np.load(tmp_path / "samples_t1.npy").shape == (20, 2)
         with pytest.raises(UsageError, match="mode=reconstruct needs a model of images"):
             draw(points_run, tmp_path, "mode=reconstruct")
-        with pytest.raises(UsageError, match="format=folder writes pictures, and this model is of points"):
+        with pytest.raises(
+            UsageError, match="format=folder is not for a model of points: take format=png or npy"
+        ):
             draw(points_run, tmp_path, "format=folder")
 
 

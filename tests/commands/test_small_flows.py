@@ -31,7 +31,8 @@ POINTS = (
 VECTORS = sorted(
     p.stem
     for p in (CONF / "model").glob("*.yaml")
-    if not p.stem.startswith("glow") and p.stem not in ("vae", "pixelcnn", "pixelrnn", "nsf_posterior")
+    if not p.stem.startswith("glow")
+    and p.stem not in ("vae", "pixelcnn", "pixelrnn", "wavenet", "nsf_posterior")
 )
 
 
@@ -211,6 +212,7 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "RealNVP": {"base": "mixture"}, "MADEDensity": {"order_agnostic": True},
     "PixelCNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
     "PixelRNN": {"event_shape": [1, 8, 8], "grey_levels": 17},
+    "WaveNet": {"event_shape": [1, 128]},
     "VAE": {"event_shape": [1, 8, 8], "grey_levels": 2, "posterior": "iaf"},
 }  # fmt: skip
 

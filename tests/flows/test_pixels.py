@@ -112,7 +112,7 @@ def test_completions_are_conditional_samples() -> None:
     found = torch.bincount(x[:, 0, 1, 0].long() * 3 + x[:, 0, 1, 1].long(), minlength=9).double() / len(x)
     torch.testing.assert_close(found, expected, atol=0.012, rtol=0)
     for wrong, hole, message in (
-        (image, ~missing, "from the top"),
+        (image, ~missing, "mask=bottom"),
         (image.float(), missing, "integers from 0 to 2"),
         (image[:, :1], missing, "must have shape"),
         (image, missing[:1], "missing must be bool"),

@@ -96,8 +96,15 @@ def test_stopped_and_repeated_is_the_same_as_uninterrupted(
         ["dataset=digits", "model=pixelcnn", "model.width=8", "model.layers=1", "model.dropout=0.3"],
         ["experiment=boltzmann", "dataset=dimer", "model=ffjord", "model.hidden=8", "model.tolerance=1e-3"],
         ["experiment=residual_digits", "model.hidden=8", "model.layers=2"],
+        [
+            "dataset=tones",
+            "dataset.shape=[1,16]",
+            "dataset.train_size=200",
+            "dataset.val_size=9",
+            "model.layers=2",
+        ],
     ],
-    ids=["dropout", "probes", "roulette"],
+    ids=["dropout", "probes", "roulette", "signals"],
 )
 def test_their_random_numbers_go_on(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
