@@ -60,7 +60,7 @@ PICTURES = {
     ),
     "two_kls": Picture(
         "bimodal", 0.3, 4,
-        {"forward KL": GAUSSIAN, "reverse KL": f"experiment=reverse_kl {GAUSSIAN}", "both": f"{GAUSSIAN} objective=both_kl"},
+        {"forward KL": GAUSSIAN, "reverse KL": f"experiment=reverse_kl {GAUSSIAN}"},
     ),
     "bridges": Picture(
         "eight_gaussians", 0.2, 3.5,
@@ -97,7 +97,7 @@ def draw(picture: Picture, runs: dict[str, Path], path: Path) -> None:
     highest = (target.log_prob(grid.double()) - target.log_normalizer).max().item()
     low, high = (highest - DEEPEST, highest) if picture.log else (0.0, np.exp(highest))
 
-    figure = Figure(figsize=(2.6 * (1 + len(values)), 2.9), dpi=90, layout="constrained")
+    figure = Figure(figsize=(2.6 * (1 + len(values)), 3.2), dpi=90, layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(values), sharex=True, sharey=True)
     first.scatter(*points[:2_000].T.numpy(), s=1)
     first.set(
