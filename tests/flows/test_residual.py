@@ -113,7 +113,7 @@ def test_the_gradient_is_the_neumann_series_not_that_of_the_value() -> None:
     context = drawn(4, 3, 1)
     context[:, -1] = 3
     value = f(x, context)[1]
-    g, product = f.network.linearized(x)
+    _, product = f.network.linearized(x)
     v, weights = context[:, :-1, 0], [1, 1, 2, 4, 8]
     powers = [v]
     for _ in weights:
