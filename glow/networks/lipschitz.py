@@ -49,8 +49,8 @@ class LipschitzMLP(nn.Module):
             for layer in self.linear:
                 weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
                 factor = self.largest / spectral_norm(weight)
-                weight *= factor
-                bias *= factor
+                weight.mul_(factor)
+                bias.mul_(factor)
 
     def weights(self) -> list[Tensor]:
         """W' of every layer, for ``linearized``."""
