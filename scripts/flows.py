@@ -70,7 +70,8 @@ TABLES: dict[str, Runs] = {
     },
     "images": {
         **{(model, "digits"): f"experiment={model}_digits" for model in ("nice", "realnvp", "ffjord", "residual")},
-        **{(model, "digits"): f"dataset=digits model={model}" for model in ("pixelcnn", "pixelrnn")},
+        ("pixelcnn", "digits"): "dataset=digits model=pixelcnn",
+        ("pixelrnn", "digits"): "dataset=digits model=pixelrnn optimizer.lr=0.02",
     },
 }  # fmt: skip
 
