@@ -140,7 +140,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
     x, y = images(session, [0])
     shape = density.image_shape if isinstance(density, PixelByPixel) else density.event_shape
     missing = parse_mask(str(cfg.mask), shape, session.generator("mask"))
-    heads = ["image", "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
+    heads = [density.kind[:-1], "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
     rows, metrics = [], []
     for i, image in enumerate(x):
         source = session.generator("complete", i)

@@ -58,7 +58,8 @@ class AudioFolder(ArrayData):
             if found:
                 raise UsageError(f"dataset.root={self.root} holds the split {next(iter(found))} and no train")
             found["train"] = self._below(self.root)
-        for split, size in (("test", self.test_size), ("val", self.val_size)):
+        sizes: dict[Split, int | float] = {"test": self.test_size, "val": self.val_size}
+        for split, size in sizes.items():
             if split not in found:
                 total = len(found["train"])
                 order = torch.randperm(total, generator=generator("cpu", split, self.seed))
