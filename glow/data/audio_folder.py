@@ -12,8 +12,8 @@ from torch import Tensor
 
 from glow.data.base import ArrayData, Examples, Split, part_size
 from glow.data.picture_files import digest, files_below, fingerprint
-from glow.distributions.mu_law import compand
 from glow.errors import UsageError, check_positive
+from glow.mu_law import compand
 from glow.seeds import generator
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glow.data.base import ArrayData, Examples, Split, part_size
-from glow.distributions.mu_law import LEVELS, compand, expand
 from glow.errors import check_positive
+from glow.mu_law import LEVELS, compand, expand
 
 
 class Tones(ArrayData):

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glow.distributions.mu_law import sound
 from glow.evaluation.pictures import figure_to_tensor
+from glow.mu_law import sound
 
 SAMPLE_RATE = 8000
 """Of data that does not say."""

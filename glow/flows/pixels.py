@@ -25,7 +25,7 @@ class PixelByPixel(Distribution):
     exact, where that of a flow is a bound, and a sample takes one small pass a pixel.
 
     A subclass has the ``network``: called with pixels in [-1, 1] (B, C, H, W) it gives (B, pixel.parameters, H, W), each pixel's
-    from those before it, and its ``unroll`` is that of ``glow.networks.GatedCNN``. A signal (C, T) is to it an image of one row.
+    from those before it, and its ``unroll`` is that of ``CausalNet``. A signal (C, T) is to it an image of one row.
 
     Args:
         event_shape: (C, H, W), or (C, T).

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glow.distributions.mu_law import expand
+from glow.mu_law import expand
 from glow.networks.causal import CausalNet
 from glow.networks.gated import Conv2d
 

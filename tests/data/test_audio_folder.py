@@ -7,8 +7,8 @@ import pytest
 from scipy.io import wavfile
 
 from glow.data import AudioFolder
-from glow.distributions.mu_law import sound
 from glow.errors import UsageError
+from glow.mu_law import sound
 
 RATE = 8000
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from glow.data import Tones
-from glow.distributions.mu_law import compand, sound
 from glow.errors import UsageError
+from glow.mu_law import compand, sound
 
 
 def tones(**options: object) -> Tones:
