@@ -43,9 +43,8 @@ class LipschitzMLP(nn.Module):
         self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.raw_beta = nn.Parameter(torch.full((layers,), START))  # softplus leaves such numbers as they are
         self.largest = lipschitz ** (1 / (layers + 1))
-        with (
-            torch.no_grad()
-        ):  # at their largest norm, with biases in proportion: smaller weights learn slowly
+        with torch.no_grad():
+            # At their largest norm, with biases in proportion: smaller weights learn slowly.
             for layer in self.linear:
                 weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
                 factor = self.largest / spectral_norm(weight)
