@@ -11,7 +11,7 @@ from glow.networks import LipschitzMLP
 Product = Callable[[Tensor], Tensor]
 
 EXACT_IN_TRAINING, EXACT = 2, 20
-"""Terms of the power series before the roulette (Chen et al. 2019, appendix E)."""
+"""Terms of the power series before the roulette (Chen et al. 2019)."""
 ITERATIONS = 2000
 """At most, of the inverse; it ends before, when nothing moves."""
 STILL = 8.0
@@ -51,7 +51,7 @@ class Residual(Bijection):
         super().__init__()
         self.network = network
         self.terms = 0
-        """Of the last estimate, the most that an element had."""
+        """Of the last estimate, the most that an element of the batch had."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) -> (B, D), log-det (B,).

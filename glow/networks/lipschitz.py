@@ -20,8 +20,8 @@ class LipschitzMLP(nn.Module):
 
     .. math:: W' = W / \max(1, \|W\|_2 / L^{1/n}), \qquad \mathrm{LipSwish}(h) = h \, \sigma(\beta h) / 1.1
 
-    for n linear layers; :math:`\beta > 0` is learned, one a layer (Behrmann et al. 2019, section 2.1; Chen et al. 2019, sections
-    3.3 and 4).
+    for n linear layers; :math:`\beta > 0` is learned, one a layer (Behrmann et al. 2019, section 2.1; Chen et al. 2019,
+    section 3.3).
 
     It differentiates itself forward: a product of its Jacobian costs as much as one more pass, and needs no graph.
 
@@ -43,9 +43,8 @@ class LipschitzMLP(nn.Module):
         self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.raw_beta = nn.Parameter(torch.full((layers,), START))  # softplus leaves such numbers as they are
         self.largest = lipschitz ** (1 / (layers + 1))
-        with (
-            torch.no_grad()
-        ):  # at their largest norm, with biases in proportion: smaller weights learn slowly
+        with torch.no_grad():
+            # At their largest norm, with biases in proportion: smaller weights learn slowly.
             for layer in self.linear:
                 weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
                 factor = self.largest / spectral_norm(weight)
@@ -98,7 +97,7 @@ def spectral_norm(weight: Tensor) -> Tensor:
     G is the smaller of the Gram matrices. P is held constant, which gives the derivative of power iteration, :math:`u v^T`.
     At most :math:`\log(n) / 2^{m+1}` below the norm, relatively: 0.2% of n = 64 equal singular values and a little below.
     Starting anew every time, it has no state that checkpoints or averaged weights would have to keep, as the vectors of power
-    iteration are (Miyato et al. 2018; Behrmann et al. 2019, algorithm 1).
+    iteration are (Miyato et al. 2018, appendix A; Behrmann et al. 2019, section 2.1).
 
     >>> round(float(spectral_norm(torch.tensor([[3.0, 0.0], [0.0, -4.0], [0.0, 0.0]]))), 4)
     4.0
