@@ -66,10 +66,10 @@ def draw_samples(session: Session) -> dict[str, Any]:
         _write_samples(session, decoded.images, temperature, guidance, y, chosen, beside)
         strip[f"T = {temperature:g}"] = decoded.images
         metrics.append({"temperature": temperature, "n": n, **decode_warnings(decoded)})
-    if len(strip) > 1 and flow.kind == "signals":
+    if len(strip) > 1 and chosen == "wav":
         first = torch.cat([signals[:1] for signals in strip.values()])
         session.draw_signals(first, "temperature_strip", rows=list(strip))
-    elif len(strip) > 1 and flow.grey_levels is not None:
+    elif len(strip) > 1 and flow.grey_levels is not None and flow.kind == "images":
         session.draw_grid(
             torch.cat([images[few] for images in strip.values()]), "temperature_strip", len(few), rows=list(strip),
             labels=None if y is None else y[few].repeat(len(strip)),
@@ -113,10 +113,8 @@ def _format(session: Session) -> str:
     """What to write: as asked, else sound or a picture where samples can be heard or drawn, else numbers."""
     density = session.density
     possible: tuple[str, ...] = ("png", "npy") if density.event_shape == (2,) else ("npy",)
-    if density.kind == "signals":
-        possible = ("wav", "npy")
-    elif density.grey_levels is not None:
-        possible = ("png", "npy", "folder")
+    if density.grey_levels is not None:
+        possible = ("wav", "npy") if density.kind == "signals" else ("png", "npy", "folder")
     chosen = str(session.cfg.format or possible[0])
     if chosen not in possible:
         raise UsageError(

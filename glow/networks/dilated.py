@@ -38,7 +38,7 @@ class DilatedLayer(nn.Module):
 
 
 class DilatedCNN(CausalNet):
-    """Gated layers of dilations 1, 2, 4, ... one behind another, of whose skips the head makes numbers (van den Oord et al. 2016).
+    """Gated layers of dilations 1, 2, 4, ... one behind another, of whose skips two more layers make numbers (van den Oord et al. 2016).
 
     A signal is an image of one row. It enters moved by a sample, companded and as the sound that it stands for (the paper's one-hot
     vectors let the network learn this map), and beside it a channel of ones that tells the border.
@@ -55,8 +55,8 @@ class DilatedCNN(CausalNet):
         super().__init__()
         self.start = Conv2d(2 * channels + 1, width, 1)
         self.layers = nn.ModuleList(DilatedLayer(width, 2 ** (i % layers)) for i in range(layers * stacks))
+        self.hidden = Conv2d(width, width, 1)
         self.last = Conv2d(width, parameters, 1)
-        self.head = nn.Sequential(nn.ReLU(), Conv2d(width, width, 1), nn.ReLU(), self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, 1, T) -> (B, P, 1, T)."""
@@ -85,7 +85,7 @@ class DilatedCNN(CausalNet):
         for i, layer in enumerate(self._layers()):
             h, skip = layer(h, earlier(h, layer, i))
             skips = skips + skip
-        return self.head(skips)
+        return self.last(self.hidden(skips.relu()).relu())
 
     def _layers(self) -> list[DilatedLayer]:
         return [layer for layer in self.layers if isinstance(layer, DilatedLayer)]

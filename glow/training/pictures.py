@@ -28,8 +28,7 @@ class Pictures(L.Callback):
     """Draw samples from fixed latents after validations, as PNG and in TensorBoard.
 
     Images give a grid of samples, signals their waveforms and spectrograms, points in the plane the density beside data and
-    samples, or given an observation the posterior's samples. With an ``EMA`` they
-    show the averaged weights.
+    samples, or given an observation the posterior's samples. With an ``EMA`` they show the averaged weights.
 
     Args:
         dirpath: folder of the PNG files.
@@ -88,7 +87,7 @@ class Pictures(L.Callback):
     def draw(self, trainer: L.Trainer, module: DensityModule, name: str) -> Path | None:
         """Draw samples of the module's present weights; returns the file, or None if this data has no picture."""
         flow, source = module.flow, generator("cpu", "samples", module.seed)
-        if flow.kind == "signals":
+        if flow.kind == "signals" and flow.grey_levels is not None:
             drawn = flow.sample(self.SIGNALS, temperature=self.temperature, generator=source)
             picture = _signals(trainer, flow, drawn, title=f"temperature {self.temperature:g}")
         elif flow.grey_levels is not None:
