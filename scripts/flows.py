@@ -42,9 +42,9 @@ Runs = dict[tuple[str, str], str]
 
 TABLES: dict[str, Runs] = {
     "nll": {
-        (family, toy): f"{overrides or f'model={family}'} dataset={toy}"
+        (family, name): f"{overrides or f'model={family}'} dataset={name}"
         for family, overrides in FAMILIES.items()
-        for toy in TOYS
+        for name in TOYS
     },
     "reverse_kl": {
         (model, target): f"{overrides} dataset={target}"
@@ -141,19 +141,26 @@ def truths(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str],
     return {("entropy, nats", toy): f"{r['true_nll']:.3f}" for toy, r in found if "true_nll" in r}
 
 
-def classical(toy: str, seed: int) -> dict[tuple[str, str], str]:
-    """The rows of a kernel density estimate and a mixture of Gaussians, fitted to the same points."""
+def toy(*overrides: str, seed: int = 0) -> Any:
+    """The data module of points in the plane that ``train.py`` would train on, its splits loaded."""
     from glow.commands.build import make
     from glow.commands.main import compose
-    from glow.evaluation.plane import baselines
 
-    data = make("dataset", compose("train", [f"dataset={toy}"]).dataset, seed=seed)
+    data = make("dataset", compose("train", list(overrides)).dataset, seed=seed)
     data.setup("fit")
     data.setup("test")
+    return data
+
+
+def classical(name: str, seed: int) -> dict[tuple[str, str], str]:
+    """The rows of a kernel density estimate and a mixture of Gaussians, fitted to the same points."""
+    from glow.evaluation.plane import baselines
+
+    data = toy(f"dataset={name}", seed=seed)
     test = data.arrays("test")[0]
     truth = data.true_nll(test)
     fitted = baselines(data.arrays("train")[0], test, seed)
-    return {(CLASSICAL[name], toy): f"{values['nll'] - truth:.3f}" for name, values in fitted.items()}
+    return {(CLASSICAL[row], name): f"{values['nll'] - truth:.3f}" for row, values in fitted.items()}
 
 
 def draw_depth(results: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
@@ -198,8 +205,10 @@ def main() -> None:
                 print(f"{table}: {', '.join(key)}: {figure(table, result)}", file=sys.stderr, flush=True)
         cells = {key: figure(table, result) for key, result in results.items()}
         if table == "nll":
-            for toy in TOYS:
-                cells |= {k: v for k, v in classical(toy, args.seed).items() if shown(args, k)}
+            for name in TOYS:
+                if any(shown(args, (row, name)) for row in CLASSICAL.values()):
+                    found = classical(name, args.seed).items()
+                    cells |= {key: text for key, text in found if shown(args, key)}
             cells |= truths((key[1], result) for key, result in results.items())
         print(f"\n{table}\n\n{markdown(cells)}\n", flush=True)
         if args.out.is_dir():

@@ -13,6 +13,7 @@ Runs and pictures live in ``--out``; a run that is finished is read, not repeate
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from flows import run_name, train
+from flows import run_name, toy, train
 from torch import Tensor
 
 import glow
-from glow.distributions.plane import density
 from glow.evaluation.plane import fit_baselines
 
 LogProb = Callable[[Tensor], Tensor]
@@ -40,34 +39,30 @@ DEEPEST = 12
 class Picture(NamedTuple):
     """A row of panels: data, then a density each."""
 
-    kind: str
-    noise: float
+    data: str
+    """Overrides of ``train.py``."""
     half: float
     """The square from -half to half is drawn."""
     runs: dict[str, str]
-    """By title, overrides of ``train.py``."""
+    """By title, overrides beside those of the data."""
     classical: bool = False
     log: bool = False
 
 
-GAUSSIAN = (
-    "dataset=bimodal dataset.noise=0.3 model=realnvp model.layers=2 model.hidden=2 model.hidden_layers=1"
-)
+GAUSSIAN = "model=realnvp model.layers=2 model.hidden=2 model.hidden_layers=1"
 PICTURES = {
     "baselines": Picture(
-        "checkerboard", 0.0, 5,
-        {"RealNVP": "dataset=checkerboard model=realnvp", "neural splines": "dataset=checkerboard model=nsf"}, classical=True,
+        "dataset=checkerboard", 5, {"RealNVP": "model=realnvp", "neural splines": "model=nsf"}, classical=True
     ),
     "two_kls": Picture(
-        "bimodal", 0.3, 4,
+        "dataset=bimodal dataset.noise=0.3", 4,
         {"forward KL": GAUSSIAN, "reverse KL": f"experiment=reverse_kl {GAUSSIAN}"},
     ),
     "bridges": Picture(
-        "eight_gaussians", 0.2, 3.5,
+        "dataset=eight_gaussians", 3.5,
         {
-            "RealNVP": "dataset=eight_gaussians model=realnvp",
-            "neural splines": "dataset=eight_gaussians model=nsf",
-            "RealNVP, mixture base": "dataset=eight_gaussians model=realnvp model.base=mixture",
+            "RealNVP": "model=realnvp", "neural splines": "model=nsf",
+            "RealNVP, mixture base": "model=realnvp model.base=mixture",
         }, log=True,
     ),
 }  # fmt: skip
@@ -89,13 +84,13 @@ def draw(picture: Picture, runs: dict[str, Path], path: Path) -> None:
     """Data and densities side by side, on one scale of colours."""
     from matplotlib.figure import Figure
 
-    target = density(picture.kind, picture.noise)
-    points = torch.from_numpy(target.sample(10_000, np.random.default_rng(0))).float()
+    data = toy(*picture.data.split())
+    target, points = data.density, data.arrays("train")[0]
     axis = torch.linspace(-picture.half, picture.half, SIDE)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(-1, 2)
     values = {title: f(grid).view(SIDE, SIDE) for title, f in log_probs(picture, runs, points).items()}
     highest = (target.log_prob(grid.double()) - target.log_normalizer).max().item()
-    low, high = (highest - DEEPEST, highest) if picture.log else (0.0, np.exp(highest))
+    low, high = (highest - DEEPEST, highest) if picture.log else (0.0, math.exp(highest))
 
     figure = Figure(figsize=(2.6 * (1 + len(values)), 3.2), dpi=90, layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(values), sharex=True, sharey=True)
@@ -135,17 +130,15 @@ def main() -> None:
             parser.error(f"{name} is not one of {', '.join(PICTURES)}")
     for name in args.pictures or PICTURES:
         picture = PICTURES[name]
-        keys = [(title, picture.kind) for title in picture.runs]
+        keys = [(title, name) for title in picture.runs]
+        runs = [f"{overrides} {picture.data}" for overrides in picture.runs.values()]
         with ThreadPoolExecutor(args.jobs) as pool:
-            done = list(pool.map(partial(train, name, args), keys, picture.runs.values()))
+            done = list(pool.map(partial(train, "introductions", args), keys, runs))
         for (title, _), result in zip(keys, done, strict=True):
             if "error" in result:
                 sys.exit(f"{name}: {title}: {result['error']}")
-        draw(
-            picture,
-            {title: args.out / run_name(name, (title, kind)) for title, kind in keys},
-            args.out / f"{name}.png",
-        )
+        folders = {key[0]: args.out / run_name("introductions", key) for key in keys}
+        draw(picture, folders, args.out / f"{name}.png")
         print(args.out / f"{name}.png", flush=True)
 
 

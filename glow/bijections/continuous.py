@@ -1,13 +1,16 @@
 """Flows in continuous time: an ordinary differential equation instead of layers."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from glow.bijections.base import Bijection, ieee_precision, sum_event
 from glow.errors import check_choice, check_positive
-from glow.networks import Velocity
+
+if TYPE_CHECKING:  # networks import bijections
+    from glow.networks import Velocity
 
 State = tuple[Tensor, ...]
 
@@ -55,7 +58,7 @@ class Continuous(Bijection):
 
     def __init__(
         self,
-        velocity: Velocity,
+        velocity: "Velocity",
         solver: str = "dopri5",
         steps: int = 8,
         tolerance: float = 1e-5,

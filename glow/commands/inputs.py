@@ -40,8 +40,10 @@ def read_pictures(name: str, paths: Sequence[str], flow: Distribution) -> Tensor
     """Pictures from files, cropped and resized to what the flow takes: uint8 (N, C, H, W)."""
     from glow.data.picture_files import read_picture
 
-    channels, height, width = flow.event_shape if flow.kind == "images" else (0, 0, 0)
     assert flow.grey_levels is not None
+    if flow.kind != "images":
+        raise UsageError(f"{name}: pictures are no {flow.kind}: take dataset indices")
+    channels, height, width = flow.event_shape
     if height != width or channels not in (1, 3):
         raise UsageError(
             f"pictures cannot be brought to the model's {flow.event_shape}: take dataset indices"

@@ -13,6 +13,7 @@ from glow.commands.inputs import as_list
 from glow.commands.session import Session
 from glow.errors import UsageError, check_bool, check_positive
 
+LEAST = 10
 SAMPLES = 1000
 """Of either posterior, by default."""
 
@@ -64,6 +65,8 @@ def check_c2st(session: Session) -> None:
         )
     if cfg.samples is not None:
         check_positive("samples", cfg.samples, integer=True)
+        if cfg.samples < LEAST:
+            raise UsageError(f"samples={cfg.samples}: c2st=true needs at least {LEAST} an observation")
 
 
 def measure_c2st(session: Session, report: dict[str, Any]) -> None:

@@ -151,7 +151,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
             )
             rows.append(filled.cpu())
             what = "samples" if density.kind == "signals" else "pixels"
-            print(f"image {i}: {int(missing.sum())} of {missing.numel()} {what} missing, drawn exactly")
+            print(f"{heads[0]} {i}: {int(missing.sum())} of {missing.numel()} {what} missing, drawn exactly")
             continue
         label = None if y is None else y[i]
         with tqdm(

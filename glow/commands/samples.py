@@ -60,7 +60,7 @@ def draw_samples(session: Session) -> dict[str, Any]:
     strip: dict[str, Tensor] = {}
     few = torch.linspace(0, n - 1, min(n, STRIP)).long()
     few = few if y is None else few[y[few].argsort(stable=True)]  # classes in order
-    for temperature in temperatures(session, None if seen is None else 1.0):
+    for temperature in temperatures(session, None if seen is None else 1):
         given = y if seen is None else seen.expand(n, -1)
         decoded = draw(session, n, given, temperature, guidance)
         _write_samples(session, decoded.images, temperature, guidance, y, chosen, beside)

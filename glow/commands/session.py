@@ -96,7 +96,7 @@ class Session:
     @property
     def sample_rate(self) -> int:
         """Of signals, samples a second."""
-        rate = (self.saved.dataset or {}).get("sample_rate")
+        rate = ((self.saved.dataset or {}) | settings(self.cfg.dataset)).get("sample_rate")
         return rate if isinstance(rate, int) and 0 < rate < 2**31 else SAMPLE_RATE
 
     @cached_property
@@ -185,17 +185,20 @@ class Session:
     def draw_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
         """One picture of the first few signals, with the words that ``signal_picture`` takes."""
         shown = slice(self.SHOWN)
+        if len(signals) > self.SHOWN:
+            print(f"{name}.png shows the first {self.SHOWN} of {len(signals)} signals")
         self.save(
             signal_picture(signals[shown], self.levels, self.sample_rate, title=title, rows=rows[shown]), name
         )
 
     def save_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
-        """A folder of WAV files, and a picture of the first few."""
+        """A folder of WAV files, which are named by ``rows``, too, and a picture of the first few."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
         folder.mkdir(parents=True)
         for i, signal in enumerate(signals):
-            write_wav(signal, self.levels, self.sample_rate, folder / f"{i:06d}.wav")
+            word = f"_{rows[i].replace(' ', '_')}" if rows else ""
+            write_wav(signal, self.levels, self.sample_rate, folder / f"{i:06d}{word}.wav")
         self.files.append(name)
         self.draw_signals(signals, name, title=title, rows=rows)
 

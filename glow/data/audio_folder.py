@@ -109,15 +109,17 @@ class AudioFolder(ArrayData):
                 rate, data = wavfile.read(path)
         except Exception as error:  # scipy raises many kinds
             raise UsageError(
-                f"dataset.root: {path} cannot be read as a WAV file ({error}); mend or remove it"
+                f"dataset.root: {path} cannot be read as a WAV file ({error}); repair or remove it"
             ) from error
+        if not len(data):  # a recording that was not finished
+            return torch.empty(0)
         if data.dtype.kind in "iu":  # of 8 bits without a sign, of others with one
             half = 2.0 ** (8 * data.dtype.itemsize - 1)
             data = data / half - (data.dtype.kind == "u")
         x = data.reshape(len(data), -1).mean(axis=1)
         if not (rate > 0 and np.isfinite(x).all()):
             raise UsageError(
-                f"dataset.root: {path} has values, or a rate, that are no numbers; mend or remove it"
+                f"dataset.root: {path} has values, or a rate, that are no numbers; repair or remove it"
             )
         common = math.gcd(rate, self.sample_rate)
         x = resample_poly(x, self.sample_rate // common, rate // common)

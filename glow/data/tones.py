@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glow.data.base import ArrayData, Examples, Split, part_size
+from glow.data.base import ArrayData, Examples, Split, split_sizes
 from glow.errors import check_positive
 from glow.mu_law import LEVELS, compand, expand
 
@@ -30,7 +30,7 @@ class Tones(ArrayData):
     """
 
     PERIOD = 64
-    """P: so many phases, and the period of the lowest pitch in samples."""
+    """P: so many phases, and samples after which every tone repeats."""
     PITCHES = range(2, 18)
     """k: at 8,000 samples a second from 250 to 2,125 Hz."""
 
@@ -40,11 +40,8 @@ class Tones(ArrayData):
         super().__init__(**common)
         check_positive("dataset.sample_rate", sample_rate, integer=True)
         check_positive("dataset.noise", noise)
-        check_positive("dataset.train_size", train_size, integer=True)
-        check_positive("dataset.test_size", test_size, integer=True)
         self.sample_rate, self.noise = sample_rate, noise
-        val_size = part_size("dataset.val_size", self.val_size, train_size)
-        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
+        self.sizes = split_sizes(train_size, self.val_size, test_size)
 
     def load(self, split: Split) -> Examples:
         """uint8 (N, 1, T), 256 levels, no labels."""

@@ -14,6 +14,9 @@ from glow.distributions.known import Points
 from glow.distributions.plane_density import midpoints
 from glow.errors import UsageError
 
+TRIES = 100
+"""Rounds of at least 1,000 draws without one inside the prior, after which an observation is held to be impossible."""
+
 
 class Simulator(ABC):
     r"""A prior of parameters :math:`\theta` (D,), a random experiment that gives an observation x (K,), and the posterior."""
@@ -104,11 +107,12 @@ class TwoMoons(Simulator):
         Raises:
             UsageError: no parameters of the prior give this observation.
         """
-        kept, found = [np.empty((0, 2))], 0
+        kept, found, tried = [np.empty((0, 2))], 0, 0
         while found < n:
             s, t = self._turned(x, self._noise(max(n, 1000), rng))
             s = s[inside := self._inside(s, t)] * rng.choice((-1, 1), inside.sum())
-            if not len(s):
+            tried += 1
+            if not len(s) and not found and tried == TRIES:
                 raise UsageError(
                     f"no parameters of the prior of the simulator give the observation {x.tolist()}"
                 )

@@ -10,7 +10,7 @@ from glow.evaluation.pictures import figure_to_tensor
 from glow.mu_law import sound
 
 SAMPLE_RATE = 8000
-"""Of data that does not say."""
+"""Samples a second, where the data does not say."""
 
 FLOOR = -80
 """dB below the loudest of all, where the colours of a spectrogram end."""
@@ -35,7 +35,7 @@ def signal_picture(
 
     x = sound(signals[:, 0], grey_levels)
     n, length = x.shape
-    window = 2 ** max(2, (length.bit_length() + 4) // 2)  # 64 samples of 256, 256 of 4,096
+    window = 2 ** max(3, (length.bit_length() + 4) // 2)  # 64 samples of 256, 256 of 4,096
     spectrum = torch.stft(
         x, window, window // 8, window=torch.hann_window(window), pad_mode="constant", return_complex=True
     )

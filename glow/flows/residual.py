@@ -11,6 +11,8 @@ from glow.flows.estimated import DIGIT, Estimated
 from glow.flows.vectors import BASES, chain, check_vectors_or_images
 from glow.networks import LipschitzMLP
 
+STRONGEST = 0.99
+"""Lipschitz constant: nearer to one the inverse takes thousands of iterations, and norms are not known well enough."""
 DIGITS = 8
 """Of the noise, after that of the probe's sign: as many as float32 has."""
 
@@ -26,7 +28,7 @@ class ResidualFlow(Estimated):
         layers: number of blocks.
         hidden: size of the hidden layers of each one's network.
         hidden_layers: number of those.
-        lipschitz: what no block's residual exceeds as its Lipschitz constant, below one.
+        lipschitz: what no block's residual exceeds as its Lipschitz constant, at most 0.99.
         base: of vectors, a key of ``BASES``.
         components: of a mixture as the base.
         grey_levels: of images.
@@ -63,8 +65,8 @@ class ResidualFlow(Estimated):
             hidden_layers=hidden_layers,
         )
         check_positive("lipschitz", lipschitz)
-        if lipschitz >= 1:
-            raise UsageError(f"lipschitz must be below 1, got {lipschitz}")
+        if lipschitz > STRONGEST:
+            raise UsageError(f"lipschitz must be at most {STRONGEST}, got {lipschitz}")
         maps: list[Bijection] = []
         for _ in range(layers):
             maps += [ActNorm(d), Residual(LipschitzMLP(d, hidden, hidden_layers, lipschitz))]

@@ -43,7 +43,7 @@ class Pictures(L.Callback):
     """At most so many examples of the first validation batch have their latents shown."""
 
     SIGNALS = 4
-    """So many samples of signals are drawn at a time."""
+    """At most so many samples of signals are shown."""
 
     POINTS = 10_000
     """At most so many training points are shown beside the learned density."""
@@ -88,7 +88,7 @@ class Pictures(L.Callback):
         """Draw samples of the module's present weights; returns the file, or None if this data has no picture."""
         flow, source = module.flow, generator("cpu", "samples", module.seed)
         if flow.kind == "signals" and flow.grey_levels is not None:
-            drawn = flow.sample(self.SIGNALS, temperature=self.temperature, generator=source)
+            drawn = flow.sample(min(self.n, self.SIGNALS), temperature=self.temperature, generator=source)
             picture = _signals(trainer, flow, drawn, title=f"temperature {self.temperature:g}")
         elif flow.grey_levels is not None:
             picture = sample_grid(flow, self.n, self.temperature, source)

@@ -129,6 +129,7 @@ def test_bad_observations(posterior_run: Path, tmp_path: Path, overrides: list[s
         (["c2st=no"], "c2st must be true or false"),
         (["c2st=true", "observations=0"], "observations must be an integer above zero"),
         (["c2st=true", "samples=0.5"], "samples must be an integer above zero"),
+        (["c2st=true", "samples=9"], "samples=9: c2st=true needs at least 10"),
         (["draws=2"], "draws must be 1"),
         (["quality=true"], "quality=true needs a model of images"),
         (["ood=digits"], "ood needs a flow of grey images"),

@@ -50,9 +50,8 @@ def test_tones(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     sample(compose("sample", [ckpt, "n=3", "format=npy", "temperature=1"]))
     assert np.load(drawn / "samples_t1.npy").shape == (3, 1, 32)
     sample(compose("sample", [ckpt, "mode=complete", "mask=right", "images=[4]", "completions=2"]))
-    heard = [
-        wavfile.read(drawn / f"complete/00000{i}.wav")[1] for i in range(4)
-    ]  # the signal, its start, two continuations
+    names = ("000000_signal", "000001_seen", "000002_filled_1", "000003_filled_2")
+    heard = [wavfile.read(drawn / f"complete/{name}.wav")[1] for name in names]
     assert all(np.array_equal(h[:16], heard[0][:16]) for h in heard)
     assert not np.array_equal(heard[2], heard[3])
     assert Image.open(drawn / "complete.png").size[0] > 500
@@ -62,7 +61,7 @@ def test_tones(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert report["weights"]["ema"]["mean"] == pytest.approx(results["test"]["ema"], abs=1e-4)
     assert f"entropy of the signals: {report['true_nll']:.4f} bits/dim" in capsys.readouterr().out
     for mode, settings, message in (
-        ("complete", "mask=left", "mask=right"), ("complete", "images=[a.png]", "cannot be brought"), ("interpolate", "n=1", "needs a flow"),
+        ("complete", "mask=left", "mask=right"), ("complete", "images=[a.png]", "images: pictures are no signals"), ("interpolate", "n=1", "needs a flow"),
         ("samples", "format=png", "format=png is not for a model of signals: take format=wav or npy"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):

@@ -80,7 +80,8 @@ def test_stereo_and_other_rates_are_mixed_down_and_resampled(tmp_path: Path) -> 
 def test_silence_and_fewer_levels(tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.wav", np.zeros(3000))
-    x = loaded(tmp_path, test_size=1, val_size=1, grey_levels=16).arrays("train")[0]
+        write(tmp_path / f"{i}-empty.wav", np.zeros(0))
+    x = loaded(tmp_path, test_size=3, val_size=1, grey_levels=16).arrays("train")[0]
     assert (x == 8).all()
 
 

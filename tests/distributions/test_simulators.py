@@ -46,6 +46,8 @@ def test_two_moons_are_cut_at_the_prior() -> None:
     assert 0.1 < evidence[1] < 1.9
     outside = torch.tensor([[1.1, 0.0]])
     assert TwoMoons().log_posterior(outside, torch.tensor([INSIDE])) == -math.inf
+    rare = TwoMoons().sample_posterior(np.array([-1.09, 0.0]), 20, np.random.default_rng(0))
+    assert rare.shape == (20, 2)
     with pytest.raises(UsageError, match=r"no parameters of the prior .* observation \[5.0, 0.0\]"):
         TwoMoons().sample_posterior(np.array([5.0, 0.0]), 3, np.random.default_rng(0))
 
