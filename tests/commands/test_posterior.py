@@ -52,7 +52,7 @@ def test_they_are_those_of_the_model(posterior_run: Path, tmp_path: Path) -> Non
     for x in ("[0,0]", "[0,-0.5]"):
         report = drawn(posterior_run, tmp_path, f"observation={x}", "n=20", "format=npy")
         assert report["samples"][0]["temperature"] == 1
-        found.append(np.load(tmp_path / "samples_t1.0.npy"))
+        found.append(np.load(tmp_path / "samples_t1.npy"))
     assert found[0].shape == (20, 2)
     assert not np.allclose(*found)
 
@@ -91,7 +91,7 @@ def test_ten_dimensions(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "outputs/line"
     assert load(folder).observed == 10  # type: ignore[attr-defined]
     report = drawn(folder, tmp_path / "drawn", "n=7", f"observation={[0.1] * 10}".replace(" ", ""))
-    assert report["files"] == ["samples_t1.0.npy"]
+    assert report["files"] == ["samples_t1.npy"]
 
 
 def test_a_run_goes_on(run: Run) -> None:
