@@ -40,7 +40,7 @@ class TestCommandLine:
         [
             (["model.widht=3"], "error: model.widht is not a setting; did you mean 'model.width'"),
             (["datset=mnist"], "error: datset is not a setting; did you mean 'dataset'"),
-            (["dataset=mnits"], "error: dataset=mnits is not one of banana, bimodal,"),
+            (["dataset=mnits"], "error: dataset=mnits is not one of audio_folder, banana, bimodal,"),
             (["dataset=image_folder"], "error: dataset.root is missing"),
             (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
             (
@@ -70,7 +70,7 @@ class TestCommandLine:
         result = shell(tmp_path, "--help")
         assert result.returncode == 0
         for text in (
-            "dataset: banana, bimodal",
+            "dataset: audio_folder, banana, bimodal",
             "experiment: boltzmann, celeba256_paper",
             "resume=false",
             "trainer.precision",
@@ -98,7 +98,7 @@ class TestCommandLine:
         [
             ("sample.py", ["temprature=1"], "error: temprature is not a setting; did you mean 'temperature'"),
             ("sample.py", ["model=glow"], ": the model is the checkpoint's"),
-            ("sample.py", ["dataset=mnits"], "error: dataset=mnits is not one of banana, bimodal,"),
+            ("sample.py", ["dataset=mnits"], "error: dataset=mnits is not one of audio_folder, banana, bimodal,"),
             ("evaluate.py", ["ckpt=nowhere"], "error: ckpt=nowhere is not there"),
         ],
         ids=lambda v: v[0] if isinstance(v, list) else "",
