@@ -98,7 +98,11 @@ class TestCommandLine:
         [
             ("sample.py", ["temprature=1"], "error: temprature is not a setting; did you mean 'temperature'"),
             ("sample.py", ["model=glow"], ": the model is the checkpoint's"),
-            ("sample.py", ["dataset=mnits"], "error: dataset=mnits is not one of audio_folder, banana, bimodal,"),
+            (
+                "sample.py",
+                ["dataset=mnits"],
+                "error: dataset=mnits is not one of audio_folder, banana, bimodal,",
+            ),
             ("evaluate.py", ["ckpt=nowhere"], "error: ckpt=nowhere is not there"),
         ],
         ids=lambda v: v[0] if isinstance(v, list) else "",
