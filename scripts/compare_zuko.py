@@ -5,6 +5,7 @@
     python scripts/compare_zuko.py --seeds 3 --out zuko.json    # three seeds; everything also as JSON
     python scripts/compare_zuko.py --only nsf --steps 500       # only what has nsf in its name
     python scripts/compare_zuko.py --only ffjord --steps 300    # equations cost more
+    python scripts/compare_zuko.py --only residual              # needs normflows
 
 All are trained alike: 10,000 points (noise 0.05), the same batches of 256 in the same order, Adam at 1e-3, six
 transforms with hidden layers (64, 64), splines of 8 bins. A seed decides the weights and the batches; the
@@ -17,6 +18,8 @@ points stay the same. They differ in what either library makes of the same idea:
     maf        affine autoregressive maps.
     ffjord     one equation with a network of hidden layers (64, 64), the trace exact, to a relative tolerance of 1e-5: time
                gates ours and is an input of zuko's, which solves once more backwards for the gradient.
+    residual   six blocks of constant 0.97, the log-determinants exact. zuko has none: the other one is normflows's (``pip
+               install -e '.[bench]'``), with power iteration and LipSwish; ours begins each block with an ActNorm.
 
 Our autoregressive maps start at the identity, the others of both as torch initializes them. Scales are bounded
 differently, too. Parameters are counted with the masked ones. The test likelihood is that of 10,000 points,
@@ -37,9 +40,40 @@ import torch
 from torch import Tensor, nn
 
 from glow.data import Toy
-from glow.flows import FFJORD, MAF, NSF, RealNVP
+from glow.flows import FFJORD, MAF, NSF, RealNVP, ResidualFlow
 
 LAYERS, HIDDEN, BINS, BATCH, DRAWS = 6, 64, 8, 256, 10_000
+
+
+class Normflows(nn.Module):
+    """The residual flow of normflows, its log-determinants exact, behind what the loop needs of ours."""
+
+    def __init__(self) -> None:
+        import normflows
+
+        super().__init__()
+        self.update = normflows.utils.update_lipschitz
+        sizes = [2, HIDDEN, HIDDEN, 2]
+        blocks = [
+            normflows.flows.Residual(normflows.nets.LipschitzMLP(sizes), brute_force=True)
+            for _ in range(LAYERS)
+        ]
+        base = normflows.distributions.DiagGaussian(2, trainable=False)
+        self.flow = normflows.NormalizingFlow(base, blocks)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, 2) -> (B,), nats."""
+        if self.training:
+            self.update(self.flow, 5)  # steps of power iteration
+        return self.flow.log_prob(x)
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """(n, 2)."""
+        return self.flow.sample(n)[0]
+
+    def initialize(self, x: Tensor) -> None:
+        """Nothing depends on data."""
 
 
 class Zuko(nn.Module):
@@ -81,6 +115,8 @@ def contenders() -> dict[str, Callable[[], Any]]:
         "zuko maf": lambda: Zuko(flows.MAF(**common)),
         "ours ffjord": lambda: FFJORD([2], hidden=HIDDEN, hidden_layers=2),
         "zuko ffjord": lambda: Zuko(flows.CNF(2, hidden_features=(HIDDEN, HIDDEN))),
+        "ours residual": lambda: ResidualFlow([2], **size),
+        "normflows residual": Normflows,
     }
 
 
@@ -168,7 +204,7 @@ def arguments() -> argparse.Namespace:
         "--only",
         type=lambda s: s.split(","),
         default=["realnvp", "nsf", "maf"],
-        help="only models with one of these comma-separated words in their name (default: all but ffjord, which takes an hour)",
+        help="only models with one of these comma-separated words in their name (default: all but ffjord, which takes an hour, and residual)",
     )
     parser.add_argument("--out", type=Path, help="file for all figures, as JSON")
     args = parser.parse_args()
@@ -196,7 +232,10 @@ def main() -> int:
     for seed in range(args.seeds):
         for name in names:
             print(f"seed {seed}: {name}", file=sys.stderr, flush=True)
-            runs[name].append(run(models[name], train, test, seed, args.steps))
+            try:
+                runs[name].append(run(models[name], train, test, seed, args.steps))
+            except ImportError as error:
+                sys.exit(f"{name} needs pip install -e '.[bench]' ({error})")
     print(table(runs))
     if args.out:
         metadata = {
