@@ -26,7 +26,8 @@ class DiscretizedLogistics:
 
     >>> pixel = DiscretizedLogistics(1, 4, 2)
     >>> levels = torch.arange(4).view(4, 1, 1, 1)
-    >>> pixel.log_prob(torch.randn(1, pixel.parameters, 1, 1).expand(4, -1, -1, -1), levels).exp().sum().item()
+    >>> parameters = torch.randn(1, pixel.parameters, 1, 1).expand(4, -1, -1, -1)
+    >>> round(pixel.log_prob(parameters, levels).exp().sum().item(), 4)
     1.0
     """
 
