@@ -77,9 +77,8 @@ class Residual(Bijection):
         with ieee_precision(z.device):
             weights = self.network.weights()
             x = self._fixed_point(z, weights)
-            if (
-                torch.is_grad_enabled()
-            ):  # one step of Newton's method, which gives the solution its derivatives
+            if torch.is_grad_enabled():
+                # One step of Newton's method, which gives the solution its derivatives.
                 g, product = self.network.linearized(x, weights)
                 moved = (x + g - z)[..., None]
                 x = x - torch.linalg.solve(_jacobian(product, x).detach(), moved)[..., 0]

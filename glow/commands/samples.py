@@ -1,6 +1,5 @@
 """``python sample.py mode=samples``: from noise, at one temperature or several, as pictures, sound or numbers."""
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -139,12 +138,9 @@ def _write_samples(
         np.save(session.folder / f"{name}.npy", images.numpy())
         session.files.append(f"{name}.npy")
     elif chosen == "folder":
-        folder = session.folder / name
-        shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
-        folder.mkdir(parents=True)
+        folder = session.new_folder(name)
         for i, image in enumerate(to_bytes(images, session.levels)):
             Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(folder / f"{i:06d}.png")
-        session.files.append(name)
     elif chosen == "wav":
         session.save_signals(images, name, title=title)
     elif session.density.grey_levels is None:

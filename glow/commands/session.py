@@ -193,14 +193,19 @@ class Session:
 
     def save_signals(self, signals: Tensor, name: str, *, title: str = "", rows: Sequence[str] = ()) -> None:
         """A folder of WAV files, which are named by ``rows``, too, and a picture of the first few."""
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)  # of another call, perhaps with more of them
-        folder.mkdir(parents=True)
+        folder = self.new_folder(name)
         for i, signal in enumerate(signals):
             word = f"_{rows[i].replace(' ', '_')}" if rows else ""
             write_wav(signal, self.levels, self.sample_rate, folder / f"{i:06d}{word}.wav")
-        self.files.append(name)
         self.draw_signals(signals, name, title=title, rows=rows)
+
+    def new_folder(self, name: str) -> Path:
+        """An empty folder for files of this call, without those of another one."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.files.append(name)
+        return folder
 
     def save(self, picture: Tensor, name: str) -> None:
         """Write a picture."""

@@ -108,14 +108,8 @@ def is_folder(config: Mapping[str, Any]) -> bool:
 def _label(config: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     name = str(config.get("name", "data"))
     if name == own.get("name"):
-        decides = (
-            "kind",
-            "noise",
-            "sample_rate",
-            "val_size",
-            "test_size",
-            "train_size",
-        )  # which examples there are
+        # Which examples there are.
+        decides = ("kind", "noise", "sample_rate", "val_size", "test_size", "train_size")
         name += "".join(f"-{k}={config[k]}" for k in decides if k in own and config.get(k) != own[k])
     if is_folder(config) and config.get("root") != own.get("root"):
         name += f"-{Path(str(config.get('root'))).resolve().name}"

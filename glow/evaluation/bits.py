@@ -21,7 +21,7 @@ BOUNDS = ("mean", "iw")
 """How several draws of the dequantization noise are combined; see ``evaluate_log_probs``."""
 
 
-def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
+def bits_per_dim(log_prob: Nats, event_shape: Sequence[int]) -> Nats:
     r"""Bits per dimension, :math:`-\log_2 P(x) / D`, of integer data (Theis et al. 2016, section 3.1).
 
     Args:
@@ -39,7 +39,7 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int]) -> Tensor:
 
 def in_unit(nats: Nats, flow: Distribution) -> Nats:
     """Negative log-probabilities, nats, in the unit of the flow's figures: bits/dim, or nats of vectors and binary images."""
-    return nats / (math.prod(flow.event_shape) * math.log(2)) if flow.in_bits else nats
+    return bits_per_dim(-nats, flow.event_shape) if flow.in_bits else nats
 
 
 def evaluation_generator(

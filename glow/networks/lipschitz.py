@@ -60,20 +60,15 @@ class LipschitzMLP(nn.Module):
 
     def forward(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
         """(B, D) -> (B, D); ``weights`` as they are when absent."""
-        return self.linearized(x, weights)[0]
+        return self._activated(x, self.weights() if weights is None else weights)[0]
 
     def linearized(
         self, x: Tensor, weights: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """g(x) (B, D), and what takes vectors (..., B, D) to their products with the Jacobian at x, (..., B, D)."""
         weights = self.weights() if weights is None else weights
-        betas, slopes = F.softplus(self.raw_beta).unbind(), list[Tensor]()
-        for i, (layer, weight) in enumerate(zip(self.linear, weights, strict=True)):
-            x = F.linear(x, weight, layer.get_parameter("bias"))
-            if i < len(betas):
-                share = torch.sigmoid(betas[i] * x)
-                slopes.append(share * (1 + betas[i] * x * (1 - share)) / STEEPEST)
-                x = x * share / STEEPEST
+        g, hidden = self._activated(x, weights)
+        slopes = [share * (1 + beta * h * (1 - share)) / STEEPEST for h, beta, share in hidden]
 
         def product(vectors: Tensor) -> Tensor:
             for i, weight in enumerate(weights):
@@ -82,7 +77,20 @@ class LipschitzMLP(nn.Module):
                     vectors = vectors * slopes[i]
             return vectors
 
-        return x, product
+        return g, product
+
+    def _activated(
+        self, x: Tensor, weights: Sequence[Tensor]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """g(x) (B, D), and of every hidden layer h (B, hidden), beta and sigma(beta h)."""
+        betas, hidden = F.softplus(self.raw_beta).unbind(), []
+        for i, (layer, weight) in enumerate(zip(self.linear, weights, strict=True)):
+            x = F.linear(x, weight, layer.get_parameter("bias"))
+            if i < len(betas):
+                share = torch.sigmoid(betas[i] * x)
+                hidden.append((x, betas[i], share))
+                x = x * share / STEEPEST
+        return x, hidden
 
     @torch.no_grad()
     def lipschitz(self) -> float:

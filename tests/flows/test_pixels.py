@@ -99,8 +99,9 @@ def test_samples_follow_the_probabilities(model: type[PixelByPixel]) -> None:
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
-def test_completions_are_conditional_samples() -> None:
-    model = shaken(PixelCNN((1, 2, 2), 3, width=8, layers=2, components=2), 0.5)
+@pytest.mark.parametrize("kind", [PixelCNN, PixelRNN])
+def test_completions_are_conditional_samples(kind: type) -> None:
+    model = shaken(kind((1, 2, 2), 3, width=8, layers=2, components=2), 0.5)
     image, missing = torch.tensor([[[2, 1], [0, 0]]]), torch.tensor([[False, False], [True, True]])
     x = model.complete(image, missing, 30_000, generator=torch.Generator().manual_seed(0))
     assert (x[:, 0, 0] == torch.tensor([2, 1])).all()
