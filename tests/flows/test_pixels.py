@@ -99,17 +99,17 @@ def test_samples_follow_the_probabilities(model: type[PixelByPixel]) -> None:
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [PixelCNN, PixelRNN])
-def test_completions_are_conditional_samples(kind: type) -> None:
-    model = shaken(kind((1, 2, 2), 3, width=8, layers=2, components=2), 0.5)
+@MODELS
+def test_completions_are_conditional_samples(model: type[PixelByPixel]) -> None:
+    made = shaken(model((1, 2, 2), 3, width=8, layers=2, components=2), 0.5)
     image, missing = torch.tensor([[[2, 1], [0, 0]]]), torch.tensor([[False, False], [True, True]])
-    x = model.complete(image, missing, 30_000, generator=torch.Generator().manual_seed(0))
+    x = made.complete(image, missing, 30_000, generator=torch.Generator().manual_seed(0))
     assert (x[:, 0, 0] == torch.tensor([2, 1])).all()
     every = all_images((1, 1, 2), 3).unsqueeze(2)
     whole = torch.cat(
         (torch.tensor([[[[2, 1]]]], dtype=torch.uint8).expand(9, 1, 1, 2), every[:, :, 0]), dim=2
     )
-    expected = model.log_prob(whole).softmax(0)
+    expected = made.log_prob(whole).softmax(0)
     found = torch.bincount(x[:, 0, 1, 0].long() * 3 + x[:, 0, 1, 1].long(), minlength=9).double() / len(x)
     torch.testing.assert_close(found, expected, atol=0.012, rtol=0)
     for wrong, hole, message in (
@@ -119,7 +119,7 @@ def test_completions_are_conditional_samples(kind: type) -> None:
         (image, missing[:1], "missing must be bool"),
     ):
         with pytest.raises(UsageError, match=message):
-            model.complete(wrong, hole, 1)
+            made.complete(wrong, hole, 1)
 
 
 def test_channels_of_a_pixel_are_drawn_one_after_another() -> None:
