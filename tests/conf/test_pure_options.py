@@ -134,13 +134,23 @@ def test_every_option_with_every_dataset(dataset: str) -> None:
         check(dataset, None, **typed)
 
 
+ALIKE = [
+    [d for d in OPTIONS["dataset"] if overridden("dataset", d) == chosen]
+    for chosen in map(
+        dict, sorted({tuple(sorted(overridden("dataset", d).items())) for d in OPTIONS["dataset"]})
+    )
+]
+"""Datasets that choose the same options: the other groups of a composition cannot differ between them."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
-@pytest.mark.parametrize("dataset", OPTIONS["dataset"])
-def test_every_option_with_every_dataset_and_experiment(dataset: str, experiment: str) -> None:
-    """A quarter of the options with each pair, another one with the next."""
-    turn = OPTIONS["dataset"].index(dataset) + OPTIONS["experiment"].index(experiment)
-    for typed in TYPED[turn % 4 :: 4]:
+@pytest.mark.parametrize("alike", ALIKE, ids=[datasets[0] for datasets in ALIKE])
+def test_every_option_with_every_dataset_and_experiment(alike: list[str], experiment: str) -> None:
+    """A quarter of the options with each pair, another one with the next; of datasets that are alike, one after the other."""
+    turn = OPTIONS["experiment"].index(experiment)
+    dataset = alike[turn % len(alike)]
+    for typed in TYPED[(turn + ALIKE.index(alike)) % 4 :: 4]:
         command = [f"experiment={experiment}", f"dataset={dataset}", *(f"{g}={o}" for g, o in typed.items())]
         composed, files = nodes(*command), expected(dataset, experiment, **typed)
         for group in GROUPS:
