@@ -135,9 +135,9 @@ def other_sources(ood: str, given: dict[str, Any], saved: SavedModel) -> tuple[S
     trained = saved.dataset.get("name") if saved.dataset else names[0]
     if len(names) == 2 and names[0] != trained:
         raise UsageError(f"ood={ood}: this model was trained on {trained}: set ood={trained}:{names[0]}")
-    chosen = _option(names[-1])
+    chosen = dataset_option("ood", names[-1])
     here = given if saved.dataset is None or ("kind" in saved.dataset and "kind" in chosen) else {}
-    first = _option(names[0]) | given if saved.dataset is None else here
+    first = dataset_option("ood", names[0]) | given if saved.dataset is None else here
     own, other = data_source(first, saved), data_source(chosen | given, saved)
     if "root" in own.config and "kind" in own.config and "kind" in chosen and "root" not in given:
         beside, typed = own.config["root"], own.config["root"] == chosen.get("root")
@@ -146,14 +146,18 @@ def other_sources(ood: str, given: dict[str, Any], saved: SavedModel) -> tuple[S
     return own, other
 
 
-def _option(name: str) -> dict[str, Any]:
-    """The settings of a dataset of ``conf``, as ``dataset=NAME`` would choose it; or of a folder of pictures."""
+def dataset_option(key: str, name: str) -> dict[str, Any]:
+    """The settings of a dataset of ``conf``, as ``dataset=NAME`` would choose it; or of a folder of pictures.
+
+    Raises:
+        UsageError: the setting ``key`` names neither.
+    """
     if "/" in name and Path(name).is_dir():
-        return _option("image_folder") | {"root": name}
+        return dataset_option(key, "image_folder") | {"root": name}
     try:
         return settings(compose("evaluate", [f"dataset={name}"]).dataset)
     except MissingConfigException as error:
         options = list(error.options or [])
         raise UsageError(
-            f"ood={name} is not one of {', '.join(options)}, nor a folder such as ./{name}{nearest(name, options)}"
+            f"{key}={name} is not one of {', '.join(options)}, nor a folder such as ./{name}{nearest(name, options)}"
         ) from error

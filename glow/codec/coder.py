@@ -1,0 +1,208 @@
+"""A trained Glow as a coder of images: grey levels to bits and back, exactly."""
+
+import hashlib
+import json
+import lzma
+import math
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glow.bijections import ActNorm, Composition, Gaussianize, LUConv1x1, SplitPrior
+from glow.bijections.base import Bijection, Part
+from glow.bijections.multiscale import SplitPart
+from glow.codec.levels import Marginals, Uniform
+from glow.codec.stack import WORD, Exhausted, Stack
+from glow.codec.steps import BITS, Mixed, Prior, Step, step_of
+from glow.distributions.base import Distribution
+from glow.errors import UsageError
+from glow.flows.flow import Flow
+from glow.flows.labels import one_hot
+
+VERSION = 1
+"""Of the integers that a model becomes and of what is pushed when: part of the fingerprint."""
+GROUP = 64
+"""At most so many images are coded at once."""
+BORROWED = 20
+"""Bits that a value borrows from the stack until it is coded, at most: groups are as large as the stack has for them."""
+STORED = 0
+"""Instead of a group's size: one image that is stored as it is, whose bytes are the bits that the next ones borrow."""
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+
+
+class Leaves(nn.Module):
+    """Half of the channels become latents, standardized by the prior, if there is one."""
+
+    def __init__(self, prior: Prior | None) -> None:
+        super().__init__()
+        self.prior = prior
+
+
+class Coder(nn.Module):
+    """A flow in integers.
+
+    Args:
+        flow: a ``Glow`` with affine or additive couplings; its weights are copied, in its place remains as it is.
+
+    Raises:
+        UsageError: part of it has no form in integers, which the message names.
+
+    >>> from glow.flows import Glow
+    >>> flow = Glow((1, 4, 4), 16, levels=1, depth=2, width=4, gaussianize=True)
+    >>> images = torch.randint(16, (50, 1, 4, 4), dtype=torch.uint8)
+    >>> flow.initialize(images)
+    >>> coder, stack = Coder(flow.eval()), Stack()
+    >>> coder.push(stack, images)
+    >>> bool((coder.pop(stack, 50) == images).all()), len(stack)
+    (True, 0)
+    """
+
+    def __init__(self, flow: Distribution) -> None:
+        super().__init__()
+        if not isinstance(flow, Flow) or flow.dequantization is None or len(flow.event_shape) != 3:
+            raise UsageError(f"{type(flow).__name__}: only flows of images compress")
+        self.shape, self.classes = flow.event_shape, flow.classes
+        self.grey_levels = flow.dequantization.grey_levels
+        self.dimensions = math.prod(self.shape)
+        self.latent_shapes = flow.latent_shapes
+        parts = list(flow.bijection.parts())
+        self.levels: Marginals | Uniform = Uniform(self.grey_levels)
+        if isinstance(parts[0].bijection, Gaussianize):
+            self.levels = Marginals(parts[0].bijection, parts.pop(0).name)
+        self.steps = nn.ModuleList(_steps(parts))
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.buffers()).device
+
+    def push(
+        self,
+        stack: Stack,
+        images: Tensor,
+        labels: Tensor | None = None,
+        progress: Callable[[int], None] = lambda left: None,
+    ) -> None:
+        """Images, the last one first, each in a group as large as the stack has bits for.
+
+        Args:
+            stack: where; it may be empty.
+            images: integers (N, C, H, W).
+            labels: (N,), -1 for none, of a class-conditional flow: what each is coded as, which is coded too.
+            progress: called after every group with the number of images that are left.
+        """
+        rest = len(images)
+        if self.classes and labels is None:
+            labels = torch.full((rest,), -1)
+        while rest:
+            n = min(rest, GROUP, len(stack) * WORD // (BORROWED * self.dimensions))
+            n = 2 ** (n.bit_length() - 1) if n else STORED
+            before = stack.copy()
+            try:
+                group = slice(rest - max(n, 1), rest)
+                self._push_group(stack, images[group], None if labels is None else labels[group], n)
+                rest = group.start
+            except Exhausted:
+                stack.restore(before)
+                self._push_group(stack, images[rest - 1 : rest], None, STORED)
+                rest -= 1
+            progress(rest)
+
+    def pop(self, stack: Stack, n: int) -> Tensor:
+        """``n`` images, uint8 (n, C, H, W), in their order; no group is cut."""
+        groups: list[Tensor] = []
+        while n > 0:
+            groups.append(self._pop_group(stack))
+            n -= len(groups[-1])
+        return torch.cat(groups)
+
+    def _push_group(self, stack: Stack, images: Tensor, labels: Tensor | None, n: int) -> None:
+        if n == STORED:
+            data = lzma.compress(
+                images.to(torch.uint8).cpu().numpy().tobytes(), lzma.FORMAT_RAW, filters=FILTERS
+            )
+            stack.push(torch.tensor(list(data)), 256)
+            stack.push(torch.tensor([len(data)]), 2**24)
+        else:
+            self._push_flow(stack, images, labels)
+            if labels is not None:
+                stack.push(labels.long() + 1, self.classes + 1)
+        stack.push(torch.tensor([n]), GROUP + 1)
+
+    def _pop_group(self, stack: Stack) -> Tensor:
+        n = int(stack.pop(GROUP + 1, 1))
+        if n == STORED:
+            size = int(stack.pop(2**24, 1))
+            data = bytes(stack.pop(256, size).to(torch.uint8).numpy())
+            found = np.frombuffer(lzma.decompress(data, lzma.FORMAT_RAW, filters=FILTERS), np.uint8)
+            return torch.from_numpy(found.copy()).view(1, *self.shape)
+        labels = stack.pop(self.classes + 1, n) - 1 if self.classes else None
+        return self._pop_flow(stack, n, labels)
+
+    def _push_flow(self, stack: Stack, images: Tensor, labels: Tensor | None) -> None:
+        context = one_hot(labels, len(images), self.classes)
+        context = None if context is None else context.to(self.device)
+        x = self.levels(stack, images.to(self.device).movedim(1, 3))
+        for step in self.steps:
+            if isinstance(step, Leaves):
+                x, leaving = x.chunk(2, dim=-1)
+                if step.prior is not None:
+                    leaving = step.prior(stack, leaving, x)
+                stack.push_normal(leaving, BITS)
+            else:
+                x = step(stack, x, context)
+        stack.push_normal(x, BITS)
+
+    def _pop_flow(self, stack: Stack, n: int, labels: Tensor | None) -> Tensor:
+        context = one_hot(labels, n, self.classes)
+        context = None if context is None else context.to(self.device)
+        shapes = list(self.latent_shapes)
+        x = self._pop_latents(stack, n, shapes.pop())
+        for step in reversed(self.steps):
+            if isinstance(step, Leaves):
+                leaving = self._pop_latents(stack, n, shapes.pop())
+                if step.prior is not None:
+                    leaving = step.prior.inverse(stack, leaving, x)
+                x = torch.cat((x, leaving), dim=-1)
+            else:
+                x = cast(Step, step).inverse(stack, x, context)
+        return self.levels.inverse(stack, x).movedim(3, 1).to("cpu", torch.uint8)
+
+    def _pop_latents(self, stack: Stack, n: int, shape: tuple[int, ...]) -> Tensor:
+        channels, height, width = shape
+        return stack.pop_normal(n * math.prod(shape), BITS).view(n, height, width, channels).to(self.device)
+
+    def _fingerprint(self) -> str:
+        """Of all integers that it computes with, so that equal ones give equal files."""
+        digest = hashlib.sha256(json.dumps([VERSION, self.shape, self.grey_levels, self.classes]).encode())
+        for name, tensor in self.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _steps(parts: list[Part]) -> list[nn.Module]:
+    steps: list[nn.Module] = []
+    kept: ActNorm | None = None  # it becomes part of the matrix behind it
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        own: Bijection = part.bijection
+        if isinstance(part, SplitPart):
+            prior = Prior(own, part.name) if isinstance(own, SplitPrior) else None
+            if prior is None and not (isinstance(own, Composition) and not len(own.steps)):
+                raise UsageError(f"{part.name}: {type(own).__name__} has no form in integers")
+            steps.append(Leaves(prior))
+        elif isinstance(own, ActNorm) and after is not None and isinstance(after.bijection, LUConv1x1):
+            kept = own
+        elif isinstance(own, LUConv1x1) and kept is not None:
+            steps.append(Mixed(kept, own))
+            kept = None
+        else:
+            steps.append(step_of(own, part.name))
+    return steps
+
+
+__all__ = ["Coder", "Exhausted", "Stack"]

@@ -1,0 +1,278 @@
+"""The steps of a Glow on integers, each exactly invertible, with a stack that pays for what they stretch.
+
+Values are integers in units of 2^-BITS, int64 (B, H, W, C). Following Zhang et al. 2021 (iFlow), section 3, and for the rounded
+sums of triangular products Zhang et al. 2021 (iVPF), section 3.3.
+"""
+
+from abc import abstractmethod
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from glow.bijections import (
+    ActNorm,
+    Affine,
+    Bijection,
+    Coupling,
+    Halves,
+    LUConv1x1,
+    Permutation,
+    Shift,
+    Squeeze,
+)
+from glow.bijections.actnorm import LOG_SCALE_FACTOR
+from glow.bijections.elementwise import SCALE_OFFSET
+from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
+from glow.codec.fixed import FixedNet, rounded
+from glow.codec.stack import Stack, scale, unscale
+from glow.codec.tables import exp, sigmoid
+from glow.errors import UsageError
+
+BITS = 14
+SCALE_BITS = 12
+"""Scales are integers in units of 2^-SCALE_BITS, two at least and below 2^MOST_SCALE_BITS."""
+MOST_SCALE_BITS = 18
+TABLE_BITS = 8
+"""Scales are tables over numbers in units of 2^-TABLE_BITS, from -TABLE_END to TABLE_END."""
+TABLE_END = 16
+MATRIX_BITS = 16
+LARGEST = 2.0**32
+"""Values enter a matrix product with at most this magnitude, so that its sums are exact."""
+
+
+class Step(nn.Module):
+    """An exactly invertible map of integers, whose tables are its buffers."""
+
+    @abstractmethod
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C), int64."""
+
+    @abstractmethod
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        """The inverse, which leaves the stack as ``forward`` found it."""
+
+
+class Squeezed(Step):
+    """``Squeeze``, which only moves values."""
+
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        return _last(Squeeze()(_second(x))[0])
+
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        return _last(Squeeze().inverse(_second(z))[0])
+
+
+class Permuted(Step):
+    """``Permutation``."""
+
+    order: Tensor
+
+    def __init__(self, permutation: Permutation) -> None:
+        super().__init__()
+        self.register_buffer("order", permutation.order)
+
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        return x[..., self.order]
+
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        return z[..., self.order.argsort()]
+
+
+class Scaled(Step):
+    """A shift, then a scale, of every channel: ``ActNorm``."""
+
+    shift: Tensor
+    ratio: Tensor
+
+    def __init__(self, shift: Tensor, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", rounded(shift, BITS).long())
+        self.register_buffer("ratio", ratios(factor))
+
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        x = x + self.shift
+        return scale(stack, x, self.ratio.expand_as(x), 2**SCALE_BITS)
+
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        return unscale(stack, z, self.ratio.expand_as(z), 2**SCALE_BITS) - self.shift
+
+
+class Mixed(Step):
+    """``ActNorm`` and ``LUConv1x1`` as one matrix P L U, U's columns multiplied by ActNorm's scales.
+
+    U is its diagonal times a unit triangle: the triangle and L add rounded sums, the diagonal scales, and signs and P are free.
+    """
+
+    shift: Tensor
+    upper: Tensor
+    lower: Tensor
+    sign: Tensor
+    ratio: Tensor
+    order: Tensor
+
+    def __init__(self, norm: ActNorm, mixing: LUConv1x1) -> None:
+        super().__init__()
+        columns = exp(norm.logs.detach().double() * LOG_SCALE_FACTOR)
+        diagonal = exp(mixing.logs) * columns
+        sign = mixing.sign.detach().double().cpu()
+        upper = mixing.upper.detach().double().cpu().triu(1) * columns / (sign * diagonal)[:, None]
+        self.register_buffer("shift", rounded(norm.shift, BITS).long())
+        self.register_buffer("upper", rounded(upper, MATRIX_BITS))
+        self.register_buffer("lower", rounded(mixing.lower.tril(-1), MATRIX_BITS))
+        self.register_buffer("sign", sign.long())
+        self.register_buffer("ratio", ratios(diagonal))
+        self.register_buffer("order", mixing.permutation.argmax(1))
+
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        x = x + self.shift
+        x = x + _product(x, self.upper)
+        x = self.sign * scale(stack, x, self.ratio.expand_as(x), 2**SCALE_BITS)
+        x = x + _product(x, self.lower)
+        return x[..., self.order]
+
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        z = z[..., self.order.argsort()].clone()
+        channels = range(z.shape[-1])
+        for i in channels[1:]:
+            z[..., i] -= _product(z[..., :i], self.lower[i : i + 1, :i])[..., 0]
+        z = unscale(stack, self.sign * z, self.ratio.expand_as(z), 2**SCALE_BITS)
+        for i in reversed(channels[:-1]):
+            z[..., i] -= _product(z[..., i + 1 :], self.upper[i : i + 1, i + 1 :])[..., 0]
+        return z - self.shift
+
+
+class Coupled(Step):
+    """A ``Coupling`` of halves that shifts, or shifts and then scales."""
+
+    table: Tensor | None
+
+    def __init__(self, coupling: Coupling, name: str) -> None:
+        super().__init__()
+        f = coupling.elementwise
+        affine = isinstance(f, Affine) and f.scale == "sigmoid"
+        if not affine and not isinstance(f, Shift):
+            raise UsageError(f"{name}: a coupling by {f} has no form in integers")
+        if coupling.mask != Halves():
+            raise UsageError(f"{name}: a coupling with {coupling.mask} has no form in integers")
+        self.network = FixedNet(coupling.network, BITS, name)
+        self.register_buffer("table", sigmoid_scales(f.min_scale) if isinstance(f, Affine) else None)
+
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        given, moved = x.tensor_split([x.shape[-1] // 2], dim=-1)
+        h = self.network(given, context)
+        if self.table is None:
+            return torch.cat((given, moved + h), dim=-1)
+        moved = scale(stack, moved + h[..., 0::2], _looked_up(self.table, h[..., 1::2]), 2**SCALE_BITS)
+        return torch.cat((given, moved), dim=-1)
+
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        given, moved = z.tensor_split([z.shape[-1] // 2], dim=-1)
+        h = self.network(given, context)
+        if self.table is None:
+            return torch.cat((given, moved - h), dim=-1)
+        moved = unscale(stack, moved, _looked_up(self.table, h[..., 1::2]), 2**SCALE_BITS) - h[..., 0::2]
+        return torch.cat((given, moved), dim=-1)
+
+
+class Prior(Step):
+    """``SplitPrior``, whose context is the half that goes on, and ``TopPrior``."""
+
+    table: Tensor
+    bias: Tensor
+    given: Tensor | None
+
+    def __init__(self, prior: GaussianPrior, name: str) -> None:
+        super().__init__()
+        self.register_buffer("table", exponential_scales())
+        self.network = FixedNet(prior.network, BITS, name) if isinstance(prior, SplitPrior) else None
+        if isinstance(prior, TopPrior):
+            parts = {"bias": prior.bias, "given": prior.given}
+            for key, value in parts.items():
+                self.register_buffer(key, None if value is None else rounded(value, BITS).long())
+            self.size = prior.size
+
+    def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
+        mean, log_sd = self._mean_and_log_sd(x, context)
+        return scale(stack, x - mean, _looked_up(self.table, log_sd), 2**SCALE_BITS)
+
+    def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
+        mean, log_sd = self._mean_and_log_sd(z, context)
+        return unscale(stack, z, _looked_up(self.table, log_sd), 2**SCALE_BITS) + mean
+
+    def _mean_and_log_sd(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.network is not None:
+            assert context is not None
+            h = self.network(context)
+            return h[..., 0::2], h[..., 1::2]
+        h = torch.zeros(2 * x.shape[-1] * self.size[0] * self.size[1], dtype=torch.int64, device=x.device)
+        h = h[None] if self.bias is None else self.bias[None]
+        if self.given is not None and context is not None:
+            h = h + (context.double() @ self.given.double().T).long()
+        mean, log_sd = h.unflatten(1, (-1, *self.size)).movedim(1, -1).chunk(2, dim=-1)
+        return mean.expand_as(x), log_sd.expand_as(x)
+
+
+def ratios(factor: Tensor) -> Tensor:
+    """Scales as integers, int64."""
+    return rounded(factor, SCALE_BITS).clamp(2, 2**MOST_SCALE_BITS - 1).long()
+
+
+@cache
+def sigmoid_scales(min_scale: float) -> Tensor:
+    """Of ``Affine``, for numbers in units of 2^-TABLE_BITS."""
+    return ratios(min_scale + (1 - min_scale) * sigmoid(_table_points() + SCALE_OFFSET))
+
+
+@cache
+def exponential_scales() -> Tensor:
+    """Of a prior, for log standard deviations in units of 2^-TABLE_BITS."""
+    return ratios(exp(-_table_points()))
+
+
+def step_of(bijection: Bijection, name: str) -> Step:
+    """Its form on integers.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if isinstance(bijection, Squeeze):
+        return Squeezed()
+    if isinstance(bijection, Permutation):
+        return Permuted(bijection)
+    if isinstance(bijection, ActNorm):
+        return Scaled(bijection.shift, exp(bijection.logs.detach().double() * LOG_SCALE_FACTOR))
+    if isinstance(bijection, Coupling):
+        return Coupled(bijection, name)
+    if isinstance(bijection, (SplitPrior, TopPrior)):
+        return Prior(bijection, name)
+    raise UsageError(f"{name}: {type(bijection).__name__} has no form in integers")
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Sums of x (..., n) by the rows of matrix (m, n), in units of 2^-MATRIX_BITS, rounded: int64 (..., m)."""
+    sums = x.clamp(-LARGEST, LARGEST).double() @ matrix.T
+    return (sums * 2.0**-MATRIX_BITS + 0.5).floor().long()
+
+
+def _table_points() -> Tensor:
+    return torch.arange(-TABLE_END * 2**TABLE_BITS, TABLE_END * 2**TABLE_BITS + 1).double() / 2**TABLE_BITS
+
+
+def _looked_up(table: Tensor, h: Tensor) -> Tensor:
+    """Ratios (...) of integers (...) in units of 2^-BITS."""
+    end = TABLE_END * 2**TABLE_BITS
+    return table[nearest(h).clamp(-end, end) + end]
+
+
+def nearest(h: Tensor) -> Tensor:
+    """From units of 2^-BITS to the nearest of 2^-TABLE_BITS."""
+    return (h + 2 ** (BITS - TABLE_BITS - 1)) >> (BITS - TABLE_BITS)
+
+
+def _second(x: Tensor) -> Tensor:
+    return x.movedim(3, 1)
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.movedim(1, 3)
