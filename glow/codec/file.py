@@ -9,6 +9,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
@@ -93,13 +94,9 @@ def write(
         for first in reversed(starts):
             last = min(first + BLOCK, n)
             x = images.read(first, last)
-            done = n - last
-
-            def tell(left: int, last: int = last, done: int = done) -> None:
-                progress(done + last - left, 8 * spool.tell() + WORD * len(stack))
-
+            tell = partial(_tell, progress, spool, stack, n - first)
             with torch.no_grad():
-                coder.push(stack, x, labels(x, first), lambda left, first=first: tell(first + left))
+                coder.push(stack, x, labels(x, first), tell)
             words = stack.words()
             keep = min(kept, len(words)) if first else 0
             places.append(
@@ -119,6 +116,10 @@ def write(
         for place, size in reversed(places):
             spool.seek(place)
             file.write(spool.read(size))
+
+
+def _tell(progress: Progress, spool: BinaryIO, stack: Stack, begun: int, left: int) -> None:
+    progress(begun - left, 8 * spool.tell() + WORD * len(stack))
 
 
 def read_header(file: BinaryIO) -> Header:

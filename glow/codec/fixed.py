@@ -4,6 +4,7 @@ Integers are held in float64, whose sums are exact up to 2^53, so that they run 
 device. Convolutions are products over columns: the algorithms of Winograd and by Fourier transform are not exact.
 """
 
+import itertools
 import math
 
 import torch
@@ -18,6 +19,8 @@ from glow.networks.convnet import ScaledConv2d
 
 WEIGHT_BITS = 15
 """Of the largest weight of every output channel."""
+AT_ONCE = 4096
+"""Pixels, whose hidden units stay in a processor's cache."""
 HIDDEN_BITS = 12
 """Hidden units are integers in units of 2^-HIDDEN_BITS."""
 
@@ -47,6 +50,7 @@ class FixedConv(nn.Module):
         self.most = 2.0 ** (52 - WEIGHT_BITS - math.ceil(math.log2(fan_in * self.kernel**2)))
         # The kernel's places side by side: of the fewer channels.
         self.columns = fan_in <= out
+        self.places = list(itertools.product(range(self.kernel), repeat=2))
         places = (
             weight.permute(2, 3, 1, 0).flatten(0, 2)
             if self.columns
@@ -61,24 +65,25 @@ class FixedConv(nn.Module):
         self.register_buffer("given", None if layer.given is None else rounded(layer.given, bits_out).T)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, H, W, in), and one-hot (B, classes) if there is a context -> (B, H, W, out): integers, float64."""
-        x = x.clamp(-self.most, self.most)
+        """(B, H, W, in), which it may change, and one-hot (B, classes) if there is a context -> (B, H, W, out): integers, float64."""
+        b, h, w, _ = x.shape
+        x = x.clamp_(-self.most, self.most)
+        k, r = self.kernel, self.kernel // 2
         if self.columns:
-            sums = self.product(torch.cat(self._places(x), dim=3), self.weight)
+            x = F.pad(x, (0, 0, r, r, r, r))
+            sums = self.product(
+                torch.cat([x[:, i : i + h, j : j + w] for i, j in self.places], dim=3), self.weight
+            )
         else:
             products = self.product(x, self.weight).split(len(self.unit), dim=3)
-            moved = [self._places(p)[i] for i, p in enumerate(products)]
-            sums = torch.stack(moved).sum(0)
-        y = (sums * self.unit + 0.5).floor() + self.bias
+            sums = x.new_zeros(b, h + 2 * r, w + 2 * r, len(self.unit))
+            for (i, j), part in zip(self.places, products, strict=True):
+                sums[:, k - 1 - i : k - 1 - i + h, k - 1 - j : k - 1 - j + w] += part
+            sums = sums[:, r : r + h, r : r + w]
+        y = sums.mul_(self.unit).add_(0.5).floor_().add_(self.bias)
         if self.given is not None and context is not None:
-            y = y + (context.double() @ self.given)[:, None, None]
+            y += (context.double() @ self.given)[:, None, None]
         return y
-
-    def _places(self, x: Tensor) -> list[Tensor]:
-        """What every place of the kernel sees of x (B, H, W, C), zeros around it."""
-        (h, w), k = x.shape[1:3], self.kernel
-        padded = F.pad(x, (0, 0, *[k // 2] * 4))
-        return [padded[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
 
     @staticmethod
     def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -112,8 +117,13 @@ class FixedNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, H, W, in) integers, int64 -> (B, H, W, out), int64; the context goes to the first layer."""
+        rows = max(1, AT_ONCE // (x.shape[1] * x.shape[2]))
+        parts = zip(x.split(rows), [None] * len(x) if context is None else context.split(rows), strict=False)
+        return torch.cat([self._few(part.double(), given) for part, given in parts])
+
+    def _few(self, x: Tensor, context: Tensor | None) -> Tensor:
         first, *rest = self.layers
-        y = first(x.double(), context)
+        y = first(x, context)
         for layer in rest:
-            y = layer(y.clamp(min=0))
+            y = layer(y.clamp_(min=0))
         return y.long()

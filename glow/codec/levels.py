@@ -28,14 +28,14 @@ class Uniform(nn.Module):
         """Grey levels (B, H, W, C) -> int64 of the same shape."""
         x = q.long() * self.places + stack.borrow(self.places, q.numel()).view(q.shape).to(q.device)
         if self.ratio != 2**SCALE_BITS:
-            x = scale(stack, x, self.ratio.expand_as(x), 2**SCALE_BITS)
+            x = scale(stack, x, self.ratio.expand_as(x), SCALE_BITS)
         return x - 2 ** (BITS - 1)
 
     def inverse(self, stack: Stack, x: Tensor) -> Tensor:
         """The grey levels."""
         x = x + 2 ** (BITS - 1)
         if self.ratio != 2**SCALE_BITS:
-            x = unscale(stack, x, self.ratio.expand_as(x), 2**SCALE_BITS)
+            x = unscale(stack, x, self.ratio.expand_as(x), SCALE_BITS)
         q = torch.div(x, self.places, rounding_mode="floor")
         stack.push(x - q * self.places, self.places)
         return q

@@ -1,7 +1,6 @@
 """A message as a stack of numbers: what was pushed last is popped first (Duda 2009, asymmetric numeral systems)."""
 
 import math
-from collections.abc import Iterator
 
 import constriction
 import numpy as np
@@ -71,8 +70,9 @@ class Stack:
             if sizes > 1:
                 self._coder.encode_reverse(_numbers(values), uniform(sizes))
             return
-        many = sizes > 1
-        self._coder.encode_reverse(_numbers(values[many]), uniform(), _numbers(sizes[many]))
+        if not bool((many := sizes > 1).all()):
+            values, sizes = values[many], sizes[many]
+        self._coder.encode_reverse(_numbers(values), uniform(), _numbers(sizes))
 
     def pop(self, sizes: Tensor | int, n: int = 0) -> Tensor:
         """What was pushed: int64 of the sizes' shape, or ``n`` of them where the size is one for all."""
@@ -80,7 +80,8 @@ class Stack:
             if sizes == 1:
                 return torch.zeros(n, dtype=torch.int64)
             return _tensor(self._coder.decode(uniform(sizes), n))
-        many = sizes > 1
+        if bool((many := sizes > 1).all()):
+            return _tensor(self._coder.decode(uniform(), _numbers(sizes))).view(sizes.shape)
         found = torch.zeros(sizes.shape, dtype=torch.int64)
         found[many] = _tensor(self._coder.decode(uniform(), _numbers(sizes[many])))
         return found
@@ -121,30 +122,33 @@ class Stack:
         return z
 
 
-def scale(stack: Stack, x: Tensor, ratio: Tensor, over: int) -> Tensor:
-    r"""x times ratio / over, exactly undone by ``unscale``: int64 (...), ratios of this shape, integers.
+def scale(stack: Stack, x: Tensor, ratio: Tensor, bits: int) -> Tensor:
+    r"""x times ratio / 2^bits, rounded down, exactly undone by ``unscale``: int64 (...), with ratios of this shape.
 
-    Where the stack's numbers are uniform, it pays :math:`\log_2(over / ratio)` bits a value (iFlow, Zhang et al. 2021, section 3.2).
+    What rounding loses is pushed, and the numbers that decide it are borrowed: it pays :math:`\log_2(2^{bits} / ratio)` bits a
+    value (Zhang et al. 2021, iFlow, section 3.2).
     """
-    return _turns(stack, x, ratio, torch.full_like(ratio, over), reverse=False)
+    found = []
+    for part, r in zip(*_turns(x, ratio), strict=True):
+        y = part * r + stack.borrow(r)
+        stack.push(y & (2**bits - 1), 2**bits)
+        found.append(y >> bits)
+    return torch.cat(found).view(x.shape).to(x.device)
 
 
-def unscale(stack: Stack, z: Tensor, ratio: Tensor, over: int) -> Tensor:
+def unscale(stack: Stack, z: Tensor, ratio: Tensor, bits: int) -> Tensor:
     """The inverse of ``scale``."""
-    return _turns(stack, z, torch.full_like(ratio, over), ratio, reverse=True)
+    found = []
+    for part, r in reversed(list(zip(*_turns(z, ratio), strict=True))):
+        y = (part << bits) + stack.pop(2**bits, len(part))
+        x = torch.div(y, r, rounding_mode="floor")
+        stack.push(y - r * x, r)
+        found.append(x)
+    return torch.cat(found[::-1]).view(z.shape).to(z.device)
 
 
-def _turns(stack: Stack, x: Tensor, times: Tensor, over: Tensor, reverse: bool) -> Tensor:
-    shape, device = x.shape, x.device
-    pieces = [t.flatten().cpu().tensor_split(CHUNKS) for t in (x, times, over)]
-    order: Iterator[int] = reversed(range(CHUNKS)) if reverse else iter(range(CHUNKS))
-    found: list[Tensor] = [x] * CHUNKS
-    for i in order:
-        x, t, o = (p[i] for p in pieces)
-        y = t * x + (stack.pop(t) if reverse else stack.borrow(t))
-        found[i] = torch.div(y, o, rounding_mode="floor")
-        stack.push(y - o * found[i], o)
-    return torch.cat(found).view(shape).to(device)
+def _turns(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    return [t.flatten().cpu().tensor_split(CHUNKS) for t in tensors]
 
 
 def _bin(z: Tensor, bits: int) -> Tensor:

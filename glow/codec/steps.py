@@ -92,10 +92,10 @@ class Scaled(Step):
 
     def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
         x = x + self.shift
-        return scale(stack, x, self.ratio.expand_as(x), 2**SCALE_BITS)
+        return scale(stack, x, self.ratio.expand_as(x), SCALE_BITS)
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
-        return unscale(stack, z, self.ratio.expand_as(z), 2**SCALE_BITS) - self.shift
+        return unscale(stack, z, self.ratio.expand_as(z), SCALE_BITS) - self.shift
 
 
 class Mixed(Step):
@@ -127,7 +127,7 @@ class Mixed(Step):
     def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
         x = x + self.shift
         x = x + _product(x, self.upper)
-        x = self.sign * scale(stack, x, self.ratio.expand_as(x), 2**SCALE_BITS)
+        x = self.sign * scale(stack, x, self.ratio.expand_as(x), SCALE_BITS)
         x = x + _product(x, self.lower)
         return x[..., self.order]
 
@@ -136,7 +136,7 @@ class Mixed(Step):
         channels = range(z.shape[-1])
         for i in channels[1:]:
             z[..., i] -= _product(z[..., :i], self.lower[i : i + 1, :i])[..., 0]
-        z = unscale(stack, self.sign * z, self.ratio.expand_as(z), 2**SCALE_BITS)
+        z = unscale(stack, self.sign * z, self.ratio.expand_as(z), SCALE_BITS)
         for i in reversed(channels[:-1]):
             z[..., i] -= _product(z[..., i + 1 :], self.upper[i : i + 1, i + 1 :])[..., 0]
         return z - self.shift
@@ -163,7 +163,7 @@ class Coupled(Step):
         h = self.network(given, context)
         if self.table is None:
             return torch.cat((given, moved + h), dim=-1)
-        moved = scale(stack, moved + h[..., 0::2], _looked_up(self.table, h[..., 1::2]), 2**SCALE_BITS)
+        moved = scale(stack, moved + h[..., 0::2], _looked_up(self.table, h[..., 1::2]), SCALE_BITS)
         return torch.cat((given, moved), dim=-1)
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
@@ -171,7 +171,7 @@ class Coupled(Step):
         h = self.network(given, context)
         if self.table is None:
             return torch.cat((given, moved - h), dim=-1)
-        moved = unscale(stack, moved, _looked_up(self.table, h[..., 1::2]), 2**SCALE_BITS) - h[..., 0::2]
+        moved = unscale(stack, moved, _looked_up(self.table, h[..., 1::2]), SCALE_BITS) - h[..., 0::2]
         return torch.cat((given, moved), dim=-1)
 
 
@@ -194,11 +194,11 @@ class Prior(Step):
 
     def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
         mean, log_sd = self._mean_and_log_sd(x, context)
-        return scale(stack, x - mean, _looked_up(self.table, log_sd), 2**SCALE_BITS)
+        return scale(stack, x - mean, _looked_up(self.table, log_sd), SCALE_BITS)
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
         mean, log_sd = self._mean_and_log_sd(z, context)
-        return unscale(stack, z, _looked_up(self.table, log_sd), 2**SCALE_BITS) + mean
+        return unscale(stack, z, _looked_up(self.table, log_sd), SCALE_BITS) + mean
 
     def _mean_and_log_sd(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.network is not None:
