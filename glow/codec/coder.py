@@ -24,8 +24,8 @@ from glow.flows.labels import one_hot
 
 VERSION = 1
 """Of the integers that a model becomes and of what is pushed when: part of the fingerprint."""
-GROUP = 64
-"""At most so many images are coded at once."""
+GROUP, GROUP_VALUES = 64, 2**16
+"""At most so many images are coded at once, and at most so many values, if there are some images more than one."""
 BORROWED = 20
 """Bits that a value borrows from the stack until it is coded, at most: groups are as large as the stack has for them."""
 STORED = 0
@@ -67,6 +67,7 @@ class Coder(nn.Module):
         self.shape, self.classes = flow.event_shape, flow.classes
         self.grey_levels = flow.dequantization.grey_levels
         self.dimensions = math.prod(self.shape)
+        self.group = max(1, min(GROUP, GROUP_VALUES // self.dimensions))
         self.latent_shapes = flow.latent_shapes
         parts = list(flow.bijection.parts())
         self.levels: Marginals | Uniform = Uniform(self.grey_levels)
@@ -99,7 +100,7 @@ class Coder(nn.Module):
         if self.classes and labels is None:
             labels = torch.full((rest,), -1)
         while rest:
-            n = min(rest, GROUP, len(stack) * WORD // (BORROWED * self.dimensions))
+            n = min(rest, self.group, len(stack) * WORD // (BORROWED * self.dimensions))
             n = 2 ** (n.bit_length() - 1) if n else STORED
             before = stack.copy()
             try:
@@ -147,15 +148,22 @@ class Coder(nn.Module):
         context = one_hot(labels, len(images), self.classes)
         context = None if context is None else context.to(self.device)
         x = self.levels(stack, images.to(self.device).movedim(1, 3))
+        self._latents_of(stack, x, context)
+
+    def _latents_of(self, stack: Stack, x: Tensor, context: Tensor | None) -> list[Tensor]:
+        """One tensor (B, H, W, C) per scale, finest first; each is pushed when it leaves."""
+        latents = []
         for step in self.steps:
             if isinstance(step, Leaves):
                 x, leaving = x.chunk(2, dim=-1)
                 if step.prior is not None:
                     leaving = step.prior(stack, leaving, x)
                 stack.push_normal(leaving, BITS)
+                latents.append(leaving)
             else:
                 x = step(stack, x, context)
         stack.push_normal(x, BITS)
+        return [*latents, x]
 
     def _pop_flow(self, stack: Stack, n: int, labels: Tensor | None) -> Tensor:
         context = one_hot(labels, n, self.classes)

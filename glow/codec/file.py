@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.codec.coder import BORROWED, GROUP, VERSION, Coder
+from glow.codec.coder import BORROWED, VERSION, Coder
 from glow.codec.stack import WORD, Stack
 from glow.errors import UsageError
 
@@ -86,7 +86,9 @@ def write(
         labels: of images (N, C, H, W) and the index of the first of them, see ``Coder.push``.
         progress: called after every group of images.
     """
-    kept = math.ceil(GROUP * BORROWED * coder.dimensions / WORD)  # words that the next block borrows from
+    kept = math.ceil(
+        coder.group * BORROWED * coder.dimensions / WORD
+    )  # words that the next block borrows from
     stack, n = Stack(), len(images)
     starts = range(0, n, BLOCK)
     with tempfile.TemporaryFile() as spool:

@@ -1,0 +1,243 @@
+"""Flows in integers: nothing is lost, files have the size of the likelihood, and every machine computes the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import glow
+from glow.bijections import Bijection
+from glow.codec import Coder, decode, encode
+from glow.codec.fixed import FixedConv, FixedNet
+from glow.codec.stack import WORD, Stack
+from glow.codec.steps import BITS
+from glow.errors import UsageError
+from glow.evaluation.bits import in_unit
+from glow.flows import Glow, RealNVP
+from glow.networks import ConvNet
+
+from .models import MODELS, images, make
+
+
+def borrowed_from(words: int = 60_000) -> Stack:
+    return Stack(np.random.default_rng(0).integers(1, 2**32, words, dtype=np.uint32))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("n", [1, 70])
+def test_images_come_back(name: str, n: int) -> None:
+    flow = make(name)
+    x = images(flow, n)
+    assert torch.equal(decode(flow, encode(flow, x)), x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_strange_images_come_back(name: str) -> None:
+    """Noise, one value, and the two ends in turn: dear or cheap, never lost."""
+    flow = make(name)
+    levels = flow.grey_levels or 2
+    noise = torch.randint(levels, (12, *flow.event_shape))
+    ends = (torch.arange(noise[0].numel()) % 2 * (levels - 1)).view(1, *flow.event_shape).repeat(12, 1, 1, 1)
+    constant = torch.full_like(noise, levels - 1)
+    x = torch.cat((noise, ends, constant)).to(torch.uint8)
+    assert torch.equal(decode(flow, encode(flow, x)), x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_rate_is_that_of_the_flow(name: str) -> None:
+    flow, draws = make(name), 20
+    n = max(60, 12_000 // np.prod(flow.event_shape))
+    x, y = images(flow, n), torch.randint(-1, flow.classes, (n,)) if flow.classes else None
+    stack, coder = borrowed_from(), Coder(flow)
+    before = len(stack)
+    coder.push(stack, x, y)
+    rate = (len(stack) - before) * WORD / x.numel()
+    with torch.no_grad():
+        promised = torch.stack([in_unit(-flow.log_prob(x, y), flow).mean() for _ in range(draws)])
+    labels = np.log2(flow.classes + 1) / coder.dimensions
+    groups = np.log2(coder.group + 1) / (coder.group * coder.dimensions)
+    # The stack's own draw of the noise is one of many.
+    assert rate == pytest.approx(
+        float(promised.mean()) + labels + groups, abs=0.01 + 3 * float(promised.std())
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_step_is_that_of_the_flow(name: str) -> None:
+    """Of real numbers that are not far from the integers', the latents are not far."""
+    flow = make(name).double()
+    coder, stack = Coder(flow), borrowed_from()
+    channels, height, width = flow.event_shape
+    x = torch.randint(-(2 ** (BITS - 2)), 2 ** (BITS - 2), (5, height, width, channels))
+    y = torch.randint(flow.classes, (5,)) if flow.classes else None
+    context = None if y is None else nn.functional.one_hot(y, flow.classes).double()
+    parts = list(flow.bijection.parts())[
+        1 if flow.bijection.kind == "" and "gaussianize" in MODELS[name] else 0 :
+    ]
+    with torch.no_grad():
+        kept = stack.copy()
+        found = coder._latents_of(stack, x, context)
+        latents: list[Tensor] = []
+        z = x.movedim(3, 1).double() / 2**BITS
+        for part in parts:
+            z, _ = part.forward(z, context, latents)
+    for integers, real in zip(found, [*latents, z], strict=True):
+        torch.testing.assert_close(integers.movedim(3, 1).double() / 2**BITS, real, rtol=0, atol=5e-3)
+    assert len(kept) != len(stack)
+
+
+class TestNetworks:
+    def test_they_are_nearly_those_of_real_numbers(self) -> None:
+        net = ConvNet(3, 5, 16, (6, 4), position=True, context_channels=2)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter += 0.2 * torch.randn_like(parameter)
+        x = torch.randint(-(2**15), 2**15, (7, 6, 4, 3))
+        context = torch.eye(2)[torch.randint(2, (7,))]
+        with torch.no_grad():
+            expected = net.double()(x.movedim(3, 1).double() / 2**BITS, context.double()).movedim(1, 3)
+            found = FixedNet(net, BITS, "net")(x, context).double() / 2**BITS
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=5e-3)
+
+    def test_sums_are_exact_in_the_worst_case(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every input and weight at its largest, and of one sign: against Python's integers."""
+        net = ConvNet(48, 6, 512)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.fill_(1.0)
+        seen = []
+
+        def product(x: Tensor, weight: Tensor) -> Tensor:
+            sums = x @ weight
+            first, second = x.reshape(-1, x.shape[-1])[0].tolist(), weight[:, 0].tolist()
+            exact = sum(int(a) * int(b) for a, b in zip(first, second, strict=True))
+            assert exact < 2**53
+            assert int(sums.flatten()[0]) == exact
+            seen.append(exact)
+            return sums
+
+        monkeypatch.setattr(FixedConv, "product", staticmethod(product))
+        FixedNet(net, BITS, "net")(torch.full((1, 2, 2, 48), 2**40), None)
+        assert max(seen) > 2**48
+        assert len(seen) == 3
+
+
+class TestPortability:
+    """The same bytes whatever computes them."""
+
+    def test_threads_batches_and_the_order_of_sums(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        flow = make("labelled", width=32)
+        x = images(flow, 90)
+        torch.set_num_threads(1)
+        data = encode(flow, x)
+        torch.set_num_threads(2)
+        assert encode(flow, x) == data
+        one_by_one = FixedNet.forward
+
+        def split(net: FixedNet, x: Tensor, context: Tensor | None = None) -> Tensor:
+            given = [None] * len(x) if context is None else context.split(1)
+            return torch.cat([one_by_one(net, a, b) for a, b in zip(x.split(1), given, strict=True)])
+
+        with monkeypatch.context() as patched:
+            patched.setattr(FixedNet, "forward", split)
+            assert encode(flow, x) == data
+
+        def in_another_order(x: Tensor, weight: Tensor) -> Tensor:
+            order = torch.randperm(len(weight))
+            return x[..., order] @ weight[order]
+
+        monkeypatch.setattr(FixedConv, "product", staticmethod(in_another_order))
+        assert encode(flow, x) == data
+        assert torch.equal(decode(flow, data), x)
+
+    def test_networks_in_float32_would_not_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        flow = make("labelled", width=32)
+        x = images(flow, 90)
+
+        def in_float32(x: Tensor, weight: Tensor) -> Tensor:
+            order = torch.randperm(len(weight))
+            return (x[..., order].float() @ weight[order].float()).double()
+
+        monkeypatch.setattr(FixedConv, "product", staticmethod(in_float32))
+        data = encode(flow, x)
+        with pytest.raises(UsageError, match=r"other pixels|is damaged"):
+            decode(flow, data)
+
+    def test_another_instruction_set(self, tmp_path: Path) -> None:
+        """The kernels for processors without AVX, in a process of their own."""
+        code = """
+import sys, torch
+from tests.codec.models import images, make
+from glow.codec import decode, encode
+torch.manual_seed(0)
+flow = make("labelled")
+x = images(flow, 40)
+if sys.argv[1] == "write":
+    open(sys.argv[2], "wb").write(encode(flow, x)); torch.save((flow.state_dict(), x), sys.argv[2] + ".pt")
+else:
+    state, x = torch.load(sys.argv[2] + ".pt")
+    flow.load_state_dict(state)
+    data = open(sys.argv[2], "rb").read()
+    assert torch.equal(decode(flow, data), x) and encode(flow, x) == data
+"""
+        for mode, capability in (("write", ""), ("read", "default")):
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            environment |= {"ATEN_CPU_CAPABILITY": capability} if capability else {}
+            command = [sys.executable, "-c", code, mode, str(tmp_path / "file")]
+            subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("flow", "what"),
+    [
+        (lambda: Glow((1, 4, 4), depth=1, width=4, levels=1, coupling="mixture"), "coupling: a coupling by LogisticMixture"),
+        (lambda: Glow((1, 4, 4), depth=1, width=4, levels=1, permutation="full"), "mixing: FullConv1x1"),
+        (lambda: Glow((1, 4, 4), depth=1, levels=1, network=_Own), "coupling: a network _Own"),
+        (lambda: RealNVP((2,)), "RealNVP: only flows of images"),
+    ],
+)  # fmt: skip
+def test_what_has_no_form_in_integers_is_named(flow: object, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        Coder(flow().eval())  # type: ignore[operator]
+
+
+class _Own(nn.Conv2d):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_weights_that_come_with_the_project(name: str) -> None:
+    """Their own draws, which they know best, and noise."""
+    flow = glow.load(name)
+    x = torch.cat((flow.sample(6, y=torch.arange(6)), torch.randint(256, (2, 1, 28, 28)).to(torch.uint8)))
+    assert torch.equal(decode(flow, encode(flow, x, torch.full((8,), -1))), x)
+
+
+def test_equal_weights_have_equal_fingerprints_and_others_not() -> None:
+    flow = make("plain")
+    coder = Coder(flow)
+    assert Coder(flow).fingerprint == coder.fingerprint
+    with torch.no_grad():
+        next(p for p in flow.parameters()).add_(0.01)
+    assert Coder(flow).fingerprint != coder.fingerprint
+
+
+def test_a_bijection_of_one_s_own_is_named() -> None:
+    class Own(Bijection):
+        def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return x, x.new_zeros(len(x))
+
+        inverse = forward
+
+    flow = make("plain")
+    flow.bijection = Own()
+    with pytest.raises(UsageError, match="Own has no form in integers"):
+        Coder(flow)
