@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glow.codec.coder import Coder
-from glow.codec.file import Images, read, read_header, write
+from glow.codec.file import Images, InMemory, read, read_header, write
 from glow.codec.labels import cheapest_labels
 from glow.distributions.base import Distribution
 from glow.distributions.dequantization import check_levels
@@ -39,9 +39,14 @@ def encode(flow: Distribution, images: Tensor, labels: Tensor | None = None) -> 
     >>> bool((decode(flow, data) == images).all())
     True
     """
+    if tuple(images.shape[1:]) != flow.event_shape or not len(images):
+        raise UsageError(
+            f"images must be of shape (N, *{flow.event_shape}), N at least 1, got {tuple(images.shape)}"
+        )
+    check_levels(images, flow.grey_levels or 0)
     file = io.BytesIO()
     choose = cheapest_labels(flow) if labels is None else lambda x, first: labels[first : first + len(x)]
-    write(Coder(flow), _InMemory(flow, images), file, choose)
+    write(Coder(flow), InMemory(images), file, choose)
     return file.getvalue()
 
 
@@ -54,25 +59,6 @@ def decode(flow: Distribution, data: bytes) -> Tensor:
     file = io.BytesIO(data)
     header = read_header(file)
     return torch.cat([block.images for block in read(Coder(flow), file, header)])
-
-
-class _InMemory:
-    def __init__(self, flow: Distribution, images: Tensor) -> None:
-        if tuple(images.shape[1:]) != flow.event_shape or not len(images):
-            raise UsageError(
-                f"images must be of shape (N, *{flow.event_shape}), N at least 1, got {tuple(images.shape)}"
-            )
-        check_levels(images, flow.grey_levels or 0)
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, first: int, last: int) -> Tensor:
-        return self.images[first:last]
-
-    def names(self, first: int, last: int) -> None:
-        return None
 
 
 __all__ = ["Coder", "Images", "decode", "encode"]

@@ -46,6 +46,23 @@ class Images(Protocol):
         """Their names, if they have some."""
 
 
+class InMemory:
+    """Integers (N, C, H, W), which have no names."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def read(self, first: int, last: int) -> Tensor:
+        """See ``Images``."""
+        return self.x[first:last]
+
+    def names(self, first: int, last: int) -> None:
+        """See ``Images``."""
+
+
 class Block(NamedTuple):
     """Images that were read from a file."""
 

@@ -106,10 +106,9 @@ class FixedNet(nn.Module):
     def __init__(self, network: nn.Module, bits: int, name: str) -> None:
         super().__init__()
         layers = list(network) if isinstance(network, ConvNet) else [network]
-        convolutions = [layer for layer in layers if not isinstance(layer, nn.ReLU)]
-        for layer in convolutions:
-            if not isinstance(layer, ScaledConv2d):
-                raise UsageError(f"{name}: a network {type(network).__name__} has no form in integers")
+        convolutions = [layer for layer in layers if isinstance(layer, ScaledConv2d)]
+        if not convolutions:
+            raise UsageError(f"{name}: a network {type(network).__name__} has no form in integers")
         units = [bits, *[HIDDEN_BITS] * (len(convolutions) - 1), bits]
         self.layers = nn.ModuleList(
             FixedConv(layer, units[i], units[i + 1]) for i, layer in enumerate(convolutions)

@@ -17,6 +17,8 @@ from glow.codec.tables import END, exp, normal_number, rank
 class Uniform(nn.Module):
     """A place that is uniform in the level, at (q + u) / levels - 1/2."""
 
+    ratio: Tensor
+
     def __init__(self, grey_levels: int) -> None:
         super().__init__()
         self.places = 2 ** (BITS - math.ceil(math.log2(grey_levels)))

@@ -14,8 +14,6 @@ PRECISION = 24
 CHUNKS = 8
 """What is popped and pushed of many values is in so many turns: a stack must hold what one pops, and not what all do."""
 WORD = 32
-LOW_BITS = 8
-"""Of a latent within its bin."""
 ESCAPED = 2 * END * BIN
 """The symbol of a latent beyond all bins, which follows in pieces of 16 bits."""
 PIECES = 4
@@ -100,7 +98,7 @@ class Stack:
     def push_normal(self, z: Tensor, bits: int) -> None:
         """Integers in units of 2^-bits, normal numbers by their nature, and none refused."""
         z = z.flatten().cpu()
-        symbol = _bin(z, bits)
+        symbol = bin_of(z, bits)
         beyond = z[symbol == ESCAPED] + 2 ** (16 * PIECES - 2)
         for _ in range(PIECES):
             self.push(beyond % 2**16, 2**16)
@@ -151,7 +149,8 @@ def _turns(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     return [t.flatten().cpu().tensor_split(CHUNKS) for t in tensors]
 
 
-def _bin(z: Tensor, bits: int) -> Tensor:
+def bin_of(z: Tensor, bits: int) -> Tensor:
+    """The symbol of integers in units of 2^-bits: that of their bin, or ``ESCAPED``."""
     symbol = torch.div(z, _low(bits) + 1, rounding_mode="floor") + END * BIN
     return torch.where((symbol >= 0) & (symbol < ESCAPED), symbol, ESCAPED)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glow.codec.file import Images
+from glow.codec.file import Images, InMemory
 from glow.commands.inputs import as_list
 from glow.commands.loading import load, open_data
 from glow.commands.session import Session
@@ -29,33 +29,15 @@ def originals(session: Session) -> Images:
     """
     chosen, limit = session.cfg.images, session.cfg.limit
     if chosen is None:
-        return _Dataset(session.data.x)
+        return InMemory(session.data.x)
     values = [str(v) for v in as_list("images", chosen)]
     if len(values) == 1 and not Path(values[0]).exists():
         source = data_source(
             dataset_option("images", values[0]) | settings(session.cfg.dataset), session.saved
         )
         data = open_data(source, session.density, session.saved.seed, {})
-        return _Dataset(load(data, source, session.cfg.split or "test", session.density).first(limit).x)
+        return InMemory(load(data, source, session.cfg.split or "test", session.density).first(limit).x)
     return _Pictures(session, values, limit)
-
-
-class _Dataset:
-    """Examples of a dataset, which have no names."""
-
-    def __init__(self, x: Tensor) -> None:
-        if not len(x):
-            raise UsageError("there are no images to compress")
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def read(self, first: int, last: int) -> Tensor:
-        return self.x[first:last]
-
-    def names(self, first: int, last: int) -> None:
-        return None
 
 
 class _Pictures:
