@@ -1,6 +1,7 @@
 """From grey levels to integers in units of 2^-BITS: which of a level's places, the stack decides."""
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -75,8 +76,7 @@ class Marginals(nn.Module):
         )
         self.register_buffer("shift", rounded(layer.shift, BITS).long())
         self.register_buffer("log_scale", rounded(layer.log_scale, BITS).long())
-        steps = int(LARGEST_LOG_SCALE) * 2**TABLE_BITS
-        self.register_buffer("slopes", exp(torch.arange(-steps, steps + 1).double() / -(2**TABLE_BITS)))
+        self.register_buffer("slopes", _slopes())
         self.network = None if layer.network is None else FixedNet(layer.network, BITS, name)
 
     def forward(self, stack: Stack, q: Tensor) -> Tensor:
@@ -123,6 +123,13 @@ class Marginals(nn.Module):
         return [_Noise(*turn) for turn in zip(*split, strict=True)]
 
 
+@cache
+def _slopes() -> Tensor:
+    """Factors of noise for log-scales in units of 2^-TABLE_BITS."""
+    steps = int(LARGEST_LOG_SCALE) * 2**TABLE_BITS
+    return exp(torch.arange(-steps, steps + 1).double() / -(2**TABLE_BITS))
+
+
 class _Noise(NamedTuple):
     """The distribution of the places of values' levels, in numbers that sum to 2^PRECISION; all (N,)."""
 
@@ -135,12 +142,24 @@ class _Noise(NamedTuple):
 
     def place_of(self, number: Tensor) -> tuple[Tensor, Tensor]:
         """The place whose share of the numbers has this one, and how many numbers are below that place."""
+        within = rank(normal_number((number + 0.5) / 2**PRECISION) / self.slope + self.shift)
+        place = (normal_number(self.below + self.share * within) * 2**BITS).floor().long()
+        place = torch.minimum(torch.maximum(place, self.first), self.last - 1)
+        below = self.numbers_below(place)
+        wrong = (below > number) | (self.numbers_below(place + 1) <= number)
+        if wrong.any():  # rounding: on an edge between two places, or far outside, where many have no number
+            few = _Noise(*(field[wrong] for field in self))
+            place[wrong] = few._search(number[wrong])
+            below = self.numbers_below(place)
+        return place, below
+
+    def _search(self, number: Tensor) -> Tensor:
         low, high = self.first, self.last
-        for _ in range(int((high - low).max()).bit_length() if len(low) else 0):
+        for _ in range(int((high - low).max()).bit_length()):
             middle = (low + high) >> 1
             above = self.numbers_below(middle) <= number
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return low, self.numbers_below(low)
+        return low
 
     def numbers_below(self, place: Tensor) -> Tensor:
         """How many numbers belong to the places below: monotone, 0 at the first and 2^PRECISION at the last."""
