@@ -7,20 +7,23 @@
     flow = glow.load("outputs/cifar10")
     flow.log_prob(images)              # uint8 (B, 3, 32, 32); nats, (B,)
     flow.sample(16, temperature=0.7)
+    glow.codec.encode(flow, images)    # bytes, without loss; needs constriction
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glow import codec
     from glow.checkpoint import load
 
-__all__ = ["load"]
+__all__ = ["codec", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """``load`` when it is asked for: reading files needs safetensors."""
-    if name in __all__:
-        from glow import checkpoint
-
-        return getattr(checkpoint, name)
+    """``load`` and ``codec`` when they are asked for: they need more than torch."""
+    if name == "load":
+        return import_module("glow.checkpoint").load
+    if name == "codec":
+        return import_module("glow.codec")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,7 +31,14 @@ BORROWED = 20
 STORED = 0
 """Instead of a group's size: one image that is stored as it is, whose bytes are the bits that the next ones borrow."""
 FILTERS = [
-    {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}
+    {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 2**20,
+        "lc": 0,
+        "lp": 0,
+        "pb": 0,
+    }
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from glow.errors import UsageError
 from glow.evaluation.pictures import to_bytes
 
 from .test_command_line import shell
+from .test_readme_commands import PAGES, page_commands
 
 
 @pytest.fixture
@@ -167,3 +169,22 @@ def test_the_command_line(tmp_path: Path, tiny_run: Path) -> None:
     assert result.stderr.startswith("error: decode=nothing.glow cannot be read")
     result = shell(tmp_path, "--help", program="compress.py")
     assert "python compress.py decode=pictures.glow out=DIR" in result.stdout
+
+
+def test_commands_of_all_pages(call: Any, tiny_run: Path, fake_mnist: Path) -> None:
+    """Those that compress, then those that read what these wrote."""
+    commands = sorted(page_commands("compress", *PAGES), key=lambda c: "decode=" in c)
+    assert len(commands) > 3
+    for i, command in enumerate(commands):
+        arguments = [
+            a
+            for a in shlex.split(command)[2:]
+            if not a.startswith(("dataset.root", "ckpt=outputs", "images="))
+        ]
+        if "decode=" in command:
+            call(*[a for a in arguments if not a.startswith("out=")], f"out=back{i}")
+        elif "ckpt=outputs" in command:
+            call(*arguments, f"ckpt={tiny_run}", "limit=3")
+        else:
+            call(*arguments, f"dataset.root={fake_mnist}", "dataset.val_size=4", "limit=3", "labels=none")
+    assert len(list(Path().glob("back*/*.png"))) >= 3
