@@ -19,15 +19,17 @@ from glow.codec.labels import cheapest_labels
 from glow.distributions.base import Distribution
 from glow.distributions.dequantization import check_levels
 from glow.errors import UsageError
+from glow.flows.labels import one_hot
 
 
-def encode(flow: Distribution, images: Tensor, labels: Tensor | None = None) -> bytes:
+def encode(flow: Distribution, images: Tensor, labels: Tensor | None = None, verify: bool = True) -> bytes:
     """Images as the bytes of a file.
 
     Args:
         flow: a ``Glow`` with affine or additive couplings of ``ConvNet``s; in evaluation mode.
         images: integers in 0 .. grey_levels-1, (N, C, H, W), at least one.
         labels: integers (N,), -1 for none, what a class-conditional flow codes each as; it takes the cheapest when absent.
+        verify: decode what was written and compare.
 
     Raises:
         UsageError: images of another shape or range, or a part of the flow has no form in integers.
@@ -44,9 +46,14 @@ def encode(flow: Distribution, images: Tensor, labels: Tensor | None = None) -> 
             f"images must be of shape (N, *{flow.event_shape}), N at least 1, got {tuple(images.shape)}"
         )
     check_levels(images, flow.grey_levels or 0)
-    file = io.BytesIO()
+    one_hot(labels, len(images), flow.classes)  # refuses what are no labels
+    coder, file = Coder(flow), io.BytesIO()
     choose = cheapest_labels(flow) if labels is None else lambda x, first: labels[first : first + len(x)]
-    write(Coder(flow), InMemory(images), file, choose)
+    write(coder, InMemory(images), file, choose)
+    if verify:
+        file.seek(0)
+        for _ in read(coder, file, read_header(file)):
+            pass
     return file.getvalue()
 
 
@@ -58,7 +65,8 @@ def decode(flow: Distribution, data: bytes) -> Tensor:
     """
     file = io.BytesIO(data)
     header = read_header(file)
-    return torch.cat([block.images for block in read(Coder(flow), file, header)])
+    none = torch.zeros(0, *flow.event_shape, dtype=torch.uint8)
+    return torch.cat([none, *(block.images for block in read(Coder(flow), file, header))])
 
 
 __all__ = ["Coder", "Images", "decode", "encode"]

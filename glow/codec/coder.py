@@ -1,5 +1,6 @@
 """A trained Glow as a coder of images: grey levels to bits and back, exactly."""
 
+import copy
 import hashlib
 import json
 import lzma
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from glow.bijections import ActNorm, Composition, Gaussianize, LUConv1x1, SplitPrior
 from glow.bijections.base import Bijection, Part
 from glow.bijections.multiscale import SplitPart
-from glow.codec.levels import Marginals, Uniform
-from glow.codec.stack import WORD, Exhausted, Stack
+from glow.codec.levels import Marginals, UniformNoise
+from glow.codec.stack import WORD, NotCodableError, Stack
 from glow.codec.steps import BITS, Mixed, Prior, Step, step_of
 from glow.distributions.base import Distribution
 from glow.errors import UsageError
@@ -24,10 +25,12 @@ from glow.flows.labels import one_hot
 
 VERSION = 1
 """Of the integers that a model becomes and of what is pushed when: part of the fingerprint."""
-GROUP, GROUP_VALUES = 64, 2**16
-"""At most so many images are coded at once, and at most so many values, if there are some images more than one."""
+GROUP = 64
+"""At most so many images are coded at once."""
+GROUP_VALUES = 2**16
+"""At most so many values are coded at once, unless one image has more."""
 BORROWED = 20
-"""Bits that a value borrows from the stack until it is coded, at most: groups are as large as the stack has for them."""
+"""Bits that a value borrows from the stack until it is coded, roughly: groups are as large as the stack has for them."""
 STORED = 0
 """Instead of a group's size: one image that is stored as it is, whose bytes are the bits that the next ones borrow."""
 FILTERS = [
@@ -42,7 +45,7 @@ FILTERS = [
 ]
 
 
-class Leaves(nn.Module):
+class Split(nn.Module):
     """Half of the channels become latents, standardized by the prior, if there is one."""
 
     def __init__(self, prior: Prior | None) -> None:
@@ -54,7 +57,8 @@ class Coder(nn.Module):
     """A flow in integers.
 
     Args:
-        flow: a ``Glow`` with affine or additive couplings; its weights are copied, in its place remains as it is.
+        flow: a ``Glow`` with affine or additive couplings; what it becomes does not change with it. It computes on the
+            flow's device if that is a CPU or CUDA.
 
     Raises:
         UsageError: part of it has no form in integers, which the message names.
@@ -71,19 +75,27 @@ class Coder(nn.Module):
 
     def __init__(self, flow: Distribution) -> None:
         super().__init__()
-        if not isinstance(flow, Flow) or flow.dequantization is None or len(flow.event_shape) != 3:
+        if (
+            not isinstance(flow, Flow)
+            or flow.dequantization is None
+            or len(flow.event_shape) != 3
+            or flow.observed
+        ):
             raise UsageError(f"{type(flow).__name__}: only flows of images compress")
+        if not flow.base.is_normal:
+            raise UsageError(f"a base {type(flow.base).__name__} has no form in integers")
         self.shape, self.classes = flow.event_shape, flow.classes
         self.grey_levels = flow.dequantization.grey_levels
         self.dimensions = math.prod(self.shape)
         self.group = max(1, min(GROUP, GROUP_VALUES // self.dimensions))
         self.latent_shapes = flow.latent_shapes
-        parts = list(flow.bijection.parts())
-        self.levels: Marginals | Uniform = Uniform(self.grey_levels)
+        parts = list(copy.deepcopy(flow.bijection).cpu().parts())  # not every device has float64
+        self.levels: Marginals | UniformNoise = UniformNoise(self.grey_levels)
         if isinstance(parts[0].bijection, Gaussianize):
             self.levels = Marginals(parts[0].bijection, parts.pop(0).name)
         self.steps = nn.ModuleList(_steps(parts))
         self.fingerprint = self._fingerprint()
+        self.to(flow.device if flow.device.type == "cuda" else "cpu")
 
     @property
     def device(self) -> torch.device:
@@ -110,16 +122,15 @@ class Coder(nn.Module):
             labels = torch.full((rest,), -1)
         while rest:
             n = min(rest, self.group, len(stack) * WORD // (BORROWED * self.dimensions))
-            n = 2 ** (n.bit_length() - 1) if n else STORED
-            before = stack.copy()
-            try:
-                group = slice(rest - max(n, 1), rest)
-                self._push_group(stack, images[group], None if labels is None else labels[group], n)
-                rest = group.start
-            except Exhausted:
-                stack.restore(before)
-                self._push_group(stack, images[rest - 1 : rest], None, STORED)
-                rest -= 1
+            while True:
+                group, before = slice(rest - max(n, 1), rest), stack.copy()
+                try:
+                    self._push_group(stack, images[group], None if labels is None else labels[group], n)
+                    break
+                except NotCodableError:
+                    stack.restore(before)
+                    n = n // 2  # down to STORED
+            rest = group.start
             progress(rest)
 
     def pop(self, stack: Stack, n: int) -> Tensor:
@@ -147,9 +158,11 @@ class Coder(nn.Module):
         n = int(stack.pop(GROUP + 1, 1))
         if n == STORED:
             size = int(stack.pop(2**24, 1))
+            if size > 2 * self.dimensions + 1024:
+                raise ValueError(f"a stored image of {size} bytes")
             data = bytes(stack.pop(256, size).to(torch.uint8).numpy())
-            found = np.frombuffer(lzma.decompress(data, lzma.FORMAT_RAW, filters=FILTERS), np.uint8)
-            return torch.from_numpy(found.copy()).view(1, *self.shape)
+            stored = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS).decompress(data, self.dimensions)
+            return torch.from_numpy(np.frombuffer(stored, np.uint8).copy()).view(1, *self.shape)
         labels = stack.pop(self.classes + 1, n) - 1 if self.classes else None
         return self._pop_flow(stack, n, labels)
 
@@ -163,7 +176,7 @@ class Coder(nn.Module):
         """One tensor (B, H, W, C) per scale, finest first; each is pushed when it leaves."""
         latents = []
         for step in self.steps:
-            if isinstance(step, Leaves):
+            if isinstance(step, Split):
                 x, leaving = x.chunk(2, dim=-1)
                 if step.prior is not None:
                     leaving = step.prior(stack, leaving, x)
@@ -180,7 +193,7 @@ class Coder(nn.Module):
         shapes = list(self.latent_shapes)
         x = self._pop_latents(stack, n, shapes.pop())
         for step in reversed(self.steps):
-            if isinstance(step, Leaves):
+            if isinstance(step, Split):
                 leaving = self._pop_latents(stack, n, shapes.pop())
                 if step.prior is not None:
                     leaving = step.prior.inverse(stack, leaving, x)
@@ -211,7 +224,7 @@ def _steps(parts: list[Part]) -> list[nn.Module]:
             prior = Prior(own, part.name) if isinstance(own, SplitPrior) else None
             if prior is None and not (isinstance(own, Composition) and not len(own.steps)):
                 raise UsageError(f"{part.name}: {type(own).__name__} has no form in integers")
-            steps.append(Leaves(prior))
+            steps.append(Split(prior))
         elif isinstance(own, ActNorm) and after is not None and isinstance(after.bijection, LUConv1x1):
             kept = own
         elif isinstance(own, LUConv1x1) and kept is not None:
@@ -220,6 +233,3 @@ def _steps(parts: list[Part]) -> list[nn.Module]:
         else:
             steps.append(step_of(own, part.name))
     return steps
-
-
-__all__ = ["Coder", "Exhausted", "Stack"]

@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
@@ -23,11 +24,13 @@ from glow.errors import UsageError
 MAGIC = b"\x89glow\r\n\x1a"  # as PNG's, changed by every transfer that takes it for text
 BLOCK = 1024
 """Images of a block."""
-HEADER = struct.Struct("<8sB16s4H2I")
-"""Magic number, version, half of the fingerprint, shape and grey levels, images and blocks; a checksum follows."""
+HEADER = struct.Struct("<8sB16s4HI")
+"""Magic number, version, half of the fingerprint, shape and grey levels, number of images; a checksum follows."""
 LENGTHS = struct.Struct("<4I")
 """Of a block: images, checksum of their pixels, bytes of names and of the stack; then both, and a checksum of all."""
 CHECKSUM = struct.Struct("<I")
+MOST_NAMES = 2**22
+"""Bytes of the names of a block's images, which are compressed."""
 
 
 class DamagedError(UsageError):
@@ -79,7 +82,6 @@ class Header(NamedTuple):
     shape: tuple[int, int, int]
     grey_levels: int
     images: int
-    blocks: int
 
 
 Labels = Callable[[Tensor, int], Tensor | None]
@@ -93,6 +95,7 @@ def write(
     file: BinaryIO,
     labels: Labels = lambda *_: None,
     progress: Progress = lambda *_: None,
+    folder: Path | None = None,
 ) -> None:
     """Compress images into a file.
 
@@ -102,20 +105,19 @@ def write(
         file: where to, from its position.
         labels: of images (N, C, H, W) and the index of the first of them, see ``Coder.push``.
         progress: called after every group of images.
+        folder: for a temporary file of the blocks, whose order turns round; the system's when absent.
     """
     kept = math.ceil(
         coder.group * BORROWED * coder.dimensions / WORD
     )  # words that the next block borrows from
     stack, n = Stack(), len(images)
-    starts = range(0, n, BLOCK)
-    with tempfile.TemporaryFile() as spool:
+    with tempfile.TemporaryFile(dir=folder) as spool:
         places: list[tuple[int, int]] = []
-        for first in reversed(starts):
+        for first in reversed(range(0, n, BLOCK)):
             last = min(first + BLOCK, n)
             x = images.read(first, last)
-            tell = partial(_tell, progress, spool, stack, n - first)
-            with torch.no_grad():
-                coder.push(stack, x, labels(x, first), tell)
+            report = partial(_report, progress, spool, stack, n - first)
+            coder.push(stack, x, labels(x, first), report)
             words = stack.words()
             keep = min(kept, len(words)) if first else 0
             places.append(
@@ -129,7 +131,6 @@ def write(
             *coder.shape,
             coder.grey_levels,
             n,
-            len(starts),
         )
         file.write(header + CHECKSUM.pack(zlib.crc32(header)))
         for place, size in reversed(places):
@@ -137,7 +138,7 @@ def write(
             file.write(spool.read(size))
 
 
-def _tell(progress: Progress, spool: BinaryIO, stack: Stack, begun: int, left: int) -> None:
+def _report(progress: Progress, spool: BinaryIO, stack: Stack, begun: int, left: int) -> None:
     progress(begun - left, 8 * spool.tell() + WORD * len(stack))
 
 
@@ -156,9 +157,8 @@ def read_header(file: BinaryIO) -> Header:
         )
     if file.read(CHECKSUM.size) != CHECKSUM.pack(zlib.crc32(data)) or len(data) < HEADER.size:
         raise DamagedError("its header is damaged: no image can be read")
-    _, _, fingerprint, *shape, grey_levels, images, blocks = HEADER.unpack(data)
-    channels, height, width = shape
-    return Header(fingerprint.hex(), (channels, height, width), grey_levels, images, blocks)
+    _, _, fingerprint, channels, height, width, grey_levels, images = HEADER.unpack(data)
+    return Header(fingerprint.hex(), (channels, height, width), grey_levels, images)
 
 
 def read(coder: Coder, file: BinaryIO, header: Header) -> Iterator[Block]:
@@ -172,23 +172,24 @@ def read(coder: Coder, file: BinaryIO, header: Header) -> Iterator[Block]:
         raise UsageError(
             f"the file was compressed by another model, whose fingerprint is {header.fingerprint}"
         )
-    stack, first = Stack(), 0
-    for i in range(header.blocks):
+    stack = Stack()
+    blocks = math.ceil(header.images / BLOCK)
+    for i in range(blocks):
+        first = i * BLOCK
         n = min(BLOCK, header.images - first)
-        where = f"block {i + 1} of {header.blocks} (images {first + 1} to {first + n})"
-        images, pixels, names, words = _read_block(file, where)
-        if images != n:
-            raise DamagedError(f"{where} is not where it belongs")
-        stack = Stack(np.concatenate((words, stack.words())))
+        where = f"block {i + 1} of {blocks} (images {first + 1} to {first + n})"
+        pixels, said, words = _read_block(file, n, where)
         try:
-            with torch.no_grad():
-                x = coder.pop(stack, n)
-        except Exception as error:  # nonsense on the stack: libraries raise what they raise
-            raise DamagedError(f"{where} is damaged: {error}") from error
+            names = _unpacked(said, n)
+            stack = Stack(np.concatenate((words, stack.words())))
+            x = coder.pop(stack, n)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # nonsense behind right checksums: libraries raise what they raise
+            raise DamagedError(f"{where} is damaged ({error})") from error
         if len(x) != n or _checksum(x) != pixels:
             raise DamagedError(f"{where} gave other pixels than were compressed, so that they are left out")
         yield Block(first, x, names)
-        first += n
     if file.read(1):
         raise DamagedError("behind the last block there is something else; all images were read")
 
@@ -200,7 +201,8 @@ def _write_block(spool: BinaryIO, x: Tensor, names: Sequence[str] | None, words:
     return spool.write(content + CHECKSUM.pack(zlib.crc32(content)))
 
 
-def _read_block(file: BinaryIO, where: str) -> tuple[int, int, list[str] | None, np.ndarray]:
+def _read_block(file: BinaryIO, n: int, where: str) -> tuple[int, bytes, np.ndarray]:
+    """Checksum of the pixels, packed names and words of a block of n images."""
     lengths = file.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         raise DamagedError(f"the file ends before {where}")
@@ -208,8 +210,18 @@ def _read_block(file: BinaryIO, where: str) -> tuple[int, int, list[str] | None,
     data = _read_at_most(file, for_names + for_words)
     if file.read(CHECKSUM.size) != CHECKSUM.pack(zlib.crc32(lengths + data)) or for_words % 4:
         raise DamagedError(f"{where} is damaged")
-    names = zlib.decompress(data[:for_names]).decode().split("\n") if for_names else None
-    return images, pixels, names, np.frombuffer(data, "<u4", offset=for_names).astype(np.uint32)
+    if images != n:
+        raise DamagedError(f"{where} is not where it belongs")
+    return pixels, data[:for_names], np.frombuffer(data, "<u4", offset=for_names).astype(np.uint32)
+
+
+def _unpacked(said: bytes, n: int) -> list[str] | None:
+    if not said:
+        return None
+    names = zlib.decompressobj().decompress(said, MOST_NAMES).decode().split("\n")
+    if len(names) != n:
+        raise ValueError(f"{len(names)} names")
+    return names
 
 
 def _read_at_most(file: BinaryIO, n: int) -> bytes:

@@ -19,10 +19,10 @@ from glow.networks.convnet import ScaledConv2d
 
 WEIGHT_BITS = 15
 """Of the largest weight of every output channel."""
-AT_ONCE = 4096
-"""Pixels, whose hidden units stay in a processor's cache."""
 HIDDEN_BITS = 12
 """Hidden units are integers in units of 2^-HIDDEN_BITS."""
+AT_ONCE = 4096
+"""So many pixels, whose hidden units stay in a processor's cache."""
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
@@ -46,8 +46,7 @@ class FixedConv(nn.Module):
         largest = weight.flatten(1).abs().amax(1).tolist()
         bits = torch.tensor([WEIGHT_BITS - power_of_two_above(w) if w else 0 for w in largest]).double()
         weight = (weight * 2 ** bits[:, None, None, None] + 0.5).floor()
-        self.bits_out = bits_out
-        self.most = 2.0 ** (52 - WEIGHT_BITS - math.ceil(math.log2(fan_in * self.kernel**2)))
+        self.largest_input = 2.0 ** (52 - WEIGHT_BITS - math.ceil(math.log2(fan_in * self.kernel**2)))
         # The kernel's places side by side: of the fewer channels.
         self.columns = fan_in <= out
         self.places = list(itertools.product(range(self.kernel), repeat=2))
@@ -67,7 +66,7 @@ class FixedConv(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, H, W, in), which it may change, and one-hot (B, classes) if there is a context -> (B, H, W, out): integers, float64."""
         b, h, w, _ = x.shape
-        x = x.clamp_(-self.most, self.most)
+        x = x.clamp_(-self.largest_input, self.largest_input)
         k, r = self.kernel, self.kernel // 2
         if self.columns:
             x = F.pad(x, (0, 0, r, r, r, r))
@@ -105,9 +104,11 @@ class FixedNet(nn.Module):
 
     def __init__(self, network: nn.Module, bits: int, name: str) -> None:
         super().__init__()
-        layers = list(network) if isinstance(network, ConvNet) else [network]
-        convolutions = [layer for layer in layers if isinstance(layer, ScaledConv2d)]
-        if not convolutions:
+        layers = list(network) if type(network) is ConvNet else [network]
+        convolutions = [layer for layer in layers[::2] if isinstance(layer, ScaledConv2d)]
+        if len(convolutions) != len(layers[::2]) or not all(
+            isinstance(layer, nn.ReLU) for layer in layers[1::2]
+        ):
             raise UsageError(f"{name}: a network {type(network).__name__} has no form in integers")
         units = [bits, *[HIDDEN_BITS] * (len(convolutions) - 1), bits]
         self.layers = nn.ModuleList(
@@ -117,7 +118,10 @@ class FixedNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, H, W, in) integers, int64 -> (B, H, W, out), int64; the context goes to the first layer."""
         rows = max(1, AT_ONCE // (x.shape[1] * x.shape[2]))
-        parts = zip(x.split(rows), [None] * len(x) if context is None else context.split(rows), strict=False)
+        parts = [
+            (part, None if context is None else context[i * rows : (i + 1) * rows])
+            for i, part in enumerate(x.split(rows))
+        ]
         return torch.cat([self._few(part.double(), given) for part, given in parts])
 
     def _few(self, x: Tensor, context: Tensor | None) -> Tensor:

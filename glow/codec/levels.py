@@ -15,7 +15,7 @@ from glow.codec.steps import BITS, SCALE_BITS, TABLE_BITS, nearest
 from glow.codec.tables import END, exp, normal_number, rank
 
 
-class Uniform(nn.Module):
+class UniformNoise(nn.Module):
     """A place that is uniform in the level, at (q + u) / levels - 1/2."""
 
     ratio: Tensor

@@ -1,6 +1,7 @@
 """A message as a stack of numbers: what was pushed last is popped first (Duda 2009, asymmetric numeral systems)."""
 
 import math
+from functools import cache
 
 import constriction
 import numpy as np
@@ -21,8 +22,12 @@ PIECES = 4
 uniform = constriction.stream.model.Uniform
 
 
-class Exhausted(Exception):
-    """The stack holds fewer bits than a pop needs."""
+LARGEST = 2**44
+"""Of what is scaled: times a ratio it fits into 64 bits."""
+
+
+class NotCodableError(Exception):
+    """The stack holds fewer bits than are borrowed, or a value left the range in which steps are exact."""
 
 
 class Stack:
@@ -88,11 +93,11 @@ class Stack:
         """``pop`` of what was pushed as something else.
 
         Raises:
-            Exhausted: the stack may hold fewer bits, of which the missing ones would be zeros. It is as before.
+            NotCodableError: the stack may hold fewer bits, of which the missing ones would be zeros. It is as before.
         """
         bits = n * math.log2(sizes) if isinstance(sizes, int) else float(sizes.double().log2().sum())
         if bits > len(self) * WORD:
-            raise Exhausted
+            raise NotCodableError
         return self.pop(sizes, n)
 
     def push_normal(self, z: Tensor, bits: int) -> None:
@@ -125,7 +130,12 @@ def scale(stack: Stack, x: Tensor, ratio: Tensor, bits: int) -> Tensor:
 
     What rounding loses is pushed, and the numbers that decide it are borrowed: it pays :math:`\log_2(2^{bits} / ratio)` bits a
     value (Zhang et al. 2021, iFlow, section 3.2).
+
+    Raises:
+        NotCodableError: see there.
     """
+    if x.numel() and x.abs().max() >= LARGEST:
+        raise NotCodableError
     found = []
     for part, r in zip(*_turns(x, ratio), strict=True):
         y = part * r + stack.borrow(r)
@@ -160,6 +170,7 @@ def _low(bits: int) -> int:
     return 2**bits // BIN - 1
 
 
+@cache
 def _bins() -> constriction.stream.model.Categorical:
     counts = bin_probabilities(PRECISION)
     return constriction.stream.model.Categorical(counts / 2.0**PRECISION, perfect=False)

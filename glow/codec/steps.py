@@ -25,7 +25,7 @@ from glow.bijections.actnorm import LOG_SCALE_FACTOR
 from glow.bijections.elementwise import SCALE_OFFSET
 from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
 from glow.codec.fixed import FixedNet, rounded
-from glow.codec.stack import Stack, scale, unscale
+from glow.codec.stack import NotCodableError, Stack, scale, unscale
 from glow.codec.tables import exp, sigmoid
 from glow.errors import UsageError
 
@@ -37,8 +37,6 @@ TABLE_BITS = 8
 """Scales are tables over numbers in units of 2^-TABLE_BITS, from -TABLE_END to TABLE_END."""
 TABLE_END = 16
 MATRIX_BITS = 16
-LARGEST = 2.0**32
-"""Values enter a matrix product with at most this magnitude, so that its sums are exact."""
 
 
 class Step(nn.Module):
@@ -126,9 +124,9 @@ class Mixed(Step):
 
     def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
         x = x + self.shift
-        x = x + _product(x, self.upper)
+        x = x + _exact_product(x, self.upper)
         x = self.sign * scale(stack, x, self.ratio.expand_as(x), SCALE_BITS)
-        x = x + _product(x, self.lower)
+        x = x + _exact_product(x, self.lower)
         return x[..., self.order]
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
@@ -251,8 +249,15 @@ def step_of(bijection: Bijection, name: str) -> Step:
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
     """Sums of x (..., n) by the rows of matrix (m, n), in units of 2^-MATRIX_BITS, rounded: int64 (..., m)."""
-    sums = x.clamp(-LARGEST, LARGEST).double() @ matrix.T
-    return (sums * 2.0**-MATRIX_BITS + 0.5).floor().long()
+    return (x.double() @ matrix.T * 2.0**-MATRIX_BITS + 0.5).floor().long()
+
+
+def _exact_product(x: Tensor, matrix: Tensor) -> Tensor:
+    """``_product`` of values that leave its sums below 2^53: exact in any order. Raises ``NotCodableError`` for others."""
+    largest = matrix.abs().sum(1).max().clamp(min=1)
+    if x.numel() and x.abs().max() >= 2.0**52 / largest:
+        raise NotCodableError
+    return _product(x, matrix)
 
 
 def _table_points() -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 DIGITS = 40
 END = 8
-"""The normal distribution is cut to [-END, END]."""
+"""The normal distribution is cut to [-END, END], where its distribution function is 0 and 1."""
 BIN = 64
 """Bins per unit, within which the density is taken as constant: it costs 1e-5 bits a value."""
 
@@ -51,8 +51,8 @@ def normal_ranks() -> Tensor:
                 term = term * z * z / k
                 total += term
             upper.append(Decimal("0.5") + density * (-z * z / 2).exp() * total)
-        ranks = [1 - u for u in reversed(upper)] + upper[1:]
-        return torch.tensor([float(r) for r in ranks], dtype=torch.float64)
+        ranks = [float(r) for r in [*(1 - u for u in reversed(upper)), *upper[1:]]]
+        return torch.tensor([0.0, *ranks[1:-1], 1.0], dtype=torch.float64)
 
 
 def rank(z: Tensor) -> Tensor:
@@ -75,7 +75,10 @@ def normal_number(r: Tensor) -> Tensor:
 
 @cache
 def bin_probabilities(bits: int) -> np.ndarray:
-    """Of the normal numbers' bins, and of being beyond them all: integers that sum to 2^bits, each at least one."""
+    """Of the normal numbers' bins, and of being beyond them all: integers that sum to 2^bits, each at least one.
+
+    The entropy coder makes its own table of these, which differs in the last units of the rarest.
+    """
     shares = normal_ranks().diff() * 2**bits
     counts = np.maximum(1, np.floor(shares.numpy())).astype(np.int64)
     counts[len(counts) // 2] += 2**bits - counts.sum() - 1

@@ -2,10 +2,11 @@
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -13,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from glow.checkpoint import load
 from glow.codec import Coder
 from glow.codec.file import DamagedError, Header, read, read_header, write
 from glow.codec.labels import cheapest_labels
-from glow.commands.inputs import as_list, make_folder
-from glow.commands.originals import LOSSLESS, originals
+from glow.commands.inputs import as_list, choose_device, make_folder
+from glow.commands.originals import is_picture_name, originals
 from glow.commands.session import Session
 from glow.errors import UsageError, check_bool, check_positive
 from glow.evaluation.pictures import to_bytes
@@ -44,27 +46,32 @@ def compress(cfg: DictConfig) -> dict[str, Any]:
 
 def encode(cfg: DictConfig) -> dict[str, Any]:
     """Images into the file ``out``, which appears when it is whole."""
-    if not isinstance(cfg.out, str):
-        raise UsageError(f"out must be the name of a file, got {cfg.out!r}")
+    path = Path("pictures.glow" if cfg.out is None else str(cfg.out))
+    if path.is_dir():
+        raise UsageError(f"out={path} is a folder: add the name of a file")
     session = Session.open(cfg)
-    coder, labels = (
-        Coder(session.density).to(session.density.device),
+    coder, labels, images = (
+        Coder(session.density),
         cheapest_labels(session.density, _tried(session)),
+        originals(session),
     )
-    images, path, start = originals(session), Path(cfg.out), time.perf_counter()
-    make_folder(path.parent)
-    part = path.with_name(f"{path.name}.part")
+    folder, start = make_folder(path.parent), time.perf_counter()
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
     try:
-        with part.open("wb") as file, _progress("compressing", len(images), coder.dimensions) as tell:
-            write(coder, images, file, labels, tell)
-        took = time.perf_counter() - start
-        if cfg.verify:
-            with part.open("rb") as file:
+        with os.fdopen(handle, "w+b") as file:
+            with _progress("compressing", len(images), coder.dimensions) as report:
+                write(coder, images, file, labels, report, folder)
+            took = time.perf_counter() - start
+            if cfg.verify:
+                file.seek(0)
                 for _ in _read(coder, file, read_header(file), "verifying"):
                     pass
+        os.chmod(part, 0o644)
         os.replace(part, path)
+    except OSError as error:
+        raise UsageError(f"out={path} cannot be written ({error})") from error
     finally:
-        part.unlink(missing_ok=True)
+        Path(part).unlink(missing_ok=True)
     size, n = path.stat().st_size, len(images)
     bits = 8 * size / (n * coder.dimensions)
     checked = ", decoded and compared" if cfg.verify else ""
@@ -76,13 +83,20 @@ def encode(cfg: DictConfig) -> dict[str, Any]:
 
 def decode(cfg: DictConfig) -> dict[str, Any]:
     """The file ``decode`` into pictures in the folder ``out``."""
+    for key in ("images", "split", "limit"):
+        if cfg[key] is not None:
+            raise UsageError(f"{key}={cfg[key]} is of compressing: decode= reads all pictures of its file")
     path, start = Path(str(cfg.decode)), time.perf_counter()
-    folder = Path(path.stem if cfg.out in (None, "pictures.glow") else cfg.out)
+    folder = Path(path.stem if cfg.out is None else str(cfg.out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"out={folder} is there and not an empty folder")
     n = 0
     try:
-        with path.open("rb") as file:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"decode={path} cannot be read ({error})") from error
+    with file:
+        try:
             header = read_header(file)
             coder = _coder_of(cfg, header)
             make_folder(folder)
@@ -90,32 +104,34 @@ def decode(cfg: DictConfig) -> dict[str, Any]:
                 names = block.names or [f"{block.first + i:06d}.png" for i in range(len(block.images))]
                 _save(to_bytes(block.images, coder.grey_levels), names, folder)
                 n += len(block.images)
-        size = path.stat().st_size
-    except OSError as error:
-        raise UsageError(f"decode={path} cannot be read ({error})") from error
-    except DamagedError as error:
-        saved = f"; the {n:,} pictures before are in {folder}" if n else ""
-        raise UsageError(f"decode={path}: {error}{saved}") from error
+        except DamagedError as error:
+            saved = f"; the {n:,} pictures before are in {folder}" if n else ""
+            raise UsageError(f"decode={path}: {error}{saved}") from error
+        except OSError as error:
+            raise UsageError(f"the pictures of {path} cannot be written into {folder} ({error})") from error
     took = time.perf_counter() - start
     print(f"wrote {n:,} pictures into {folder}; {n / took:,.0f} images/s")
-    return {"out": str(folder), "images": n, "bytes": size, "seconds": took}
+    return {"out": str(folder), "images": n, "bytes": path.stat().st_size, "seconds": took}
 
 
 def _coder_of(cfg: DictConfig, header: Header) -> Coder:
     """Of ``ckpt``, or of the weights that come with the project and made the file."""
-    candidates = [cfg.ckpt] if cfg.ckpt is not None else list(shipped())
-    for name in candidates:
-        session = Session.open(DictConfig({**cfg, "ckpt": name}))
-        if session.density.event_shape == header.shape:
-            coder = Coder(session.density).to(session.density.device)
-            if coder.fingerprint.startswith(header.fingerprint):
-                return coder
-    if cfg.ckpt is None:
-        raise UsageError(
-            f"decode={cfg.decode} was not made by the weights that come with the project ({', '.join(candidates)}): "
-            "set ckpt= to the model that made it"
-        )
-    raise UsageError(f"decode={cfg.decode} was made by another model than ckpt={cfg.ckpt}")
+    if cfg.ckpt is not None:
+        coder = Coder(Session.open(cfg).density)
+        if coder.fingerprint.startswith(header.fingerprint):
+            return coder
+        raise UsageError(f"decode={cfg.decode} was made by another model than ckpt={cfg.ckpt}")
+    for name in shipped():
+        flow = load(name).to(choose_device(cfg.device))
+        if flow.event_shape == header.shape and (coder := Coder(flow)).fingerprint.startswith(
+            header.fingerprint
+        ):
+            print(f"made by {name}")
+            return coder
+    raise UsageError(
+        f"decode={cfg.decode} was not made by the weights that come with the project ({', '.join(shipped())}): "
+        "set ckpt= to the model that made it"
+    )
 
 
 def _read(coder: Coder, file: Any, header: Header, what: str) -> Iterator[Any]:
@@ -129,11 +145,11 @@ def _read(coder: Coder, file: Any, header: Header, what: str) -> Iterator[Any]:
 def _progress(what: str, n: int, dimensions: int) -> Iterator[Any]:
     with tqdm(total=n, desc=what, unit=" images", disable=not sys.stderr.isatty()) as bar:
 
-        def tell(done: int, bits: int) -> None:
+        def report(done: int, bits: int) -> None:
             bar.set_postfix_str(f"{bits / (done * dimensions):.3f} bits/dim", refresh=False)
             bar.update(done - bar.n)
 
-        yield tell
+        yield report
 
 
 def _tried(session: Session) -> Sequence[int] | None:
@@ -142,7 +158,7 @@ def _tried(session: Session) -> Sequence[int] | None:
         return None
     tried = [-1] if labels == "none" else as_list("labels", labels)
     for label in tried:
-        if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < max(classes, 1):
+        if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < classes:
             raise UsageError(
                 f"labels must be all, none or a list of -1 (none) and classes below {classes}, got {labels}"
             )
@@ -151,15 +167,8 @@ def _tried(session: Session) -> Sequence[int] | None:
 
 def _save(pictures: Tensor, names: Sequence[str], folder: Path) -> None:
     for picture, name in zip(pictures, names, strict=True):
-        where = PurePosixPath(name)
-        if (
-            where.is_absolute()
-            or ".." in where.parts
-            or "\\" in name
-            or "\0" in name
-            or not name.lower().endswith(LOSSLESS)
-        ):
+        if not is_picture_name(name):
             raise DamagedError(f"{name!r} is no name of a picture below a folder")
-        path = folder / where
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).numpy()).save(path)

@@ -1,5 +1,6 @@
 """The images that ``compress`` is told: files of pictures, or a dataset."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,13 @@ LOSSLESS = (".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 """Pictures keep names that end so; those of other pictures get ``.png`` behind."""
 
 
+def is_picture_name(name: str) -> bool:
+    """Whether a name in a file is that of a picture below a folder, on every system, and can be written in UTF-8."""
+    parts = name.split("/")
+    safe = all(part not in ("", ".", "..") for part in parts) and not set(name) & set("\\:\n\r\0")
+    return safe and name.lower().endswith(LOSSLESS) and name.encode(errors="replace").decode() == name
+
+
 def originals(session: Session) -> Images:
     """What ``images`` means: files, or a dataset.
 
@@ -31,7 +39,7 @@ def originals(session: Session) -> Images:
     if chosen is None:
         return InMemory(session.data.x)
     values = [str(v) for v in as_list("images", chosen)]
-    if len(values) == 1 and not Path(values[0]).exists():
+    if len(values) == 1 and "/" not in values[0] and not Path(values[0]).exists():
         source = data_source(
             dataset_option("images", values[0]) | settings(session.cfg.dataset), session.saved
         )
@@ -55,15 +63,19 @@ class _Pictures:
         self.mode = "L" if channels == 1 else "RGB"
         self.files: list[tuple[Path, str]] = []
         for path in map(Path, paths):
-            found = pictures_below(path) if path.is_dir() else [path]
+            try:
+                found = pictures_below(path) if path.is_dir() else [path]
+            except UsageError as error:
+                raise UsageError(f"images: there are no pictures below {path}") from error
             above = path if path.is_dir() else path.parent
             self.files += [(p, p.relative_to(above).as_posix()) for p in found]
         self.files = self.files[:limit]
-        self.said = [n if n.lower().endswith(LOSSLESS) else f"{n}.png" for _, n in self.files]
-        if twice := {name for name in self.said if self.said.count(name) > 1} if len(paths) > 1 else set():
-            raise UsageError(f"images: two pictures have the name {min(twice)}")
-        if strange := [name for name in self.said if "\n" in name]:
-            raise UsageError(f"images: {strange[0]!r} has a line break in its name")
+        self._names = [n if n.lower().endswith(LOSSLESS) else f"{n}.png" for _, n in self.files]
+        name, times = Counter(self._names).most_common(1)[0]
+        if times > 1:
+            raise UsageError(f"images: {times} pictures would have the name {name}")
+        if strange := [name for name in self._names if not is_picture_name(name)]:
+            raise UsageError(f"images: {strange[0]!r} is no name that every system takes")
         for path, _ in self.files:
             self._open(path).close()
 
@@ -75,7 +87,7 @@ class _Pictures:
         return len(self.files)
 
     def names(self, first: int, last: int) -> Sequence[str]:
-        return self.said[first:last]
+        return self._names[first:last]
 
     def read(self, first: int, last: int) -> Tensor:
         return torch.stack([self._read(path) for path, _ in self.files[first:last]])
@@ -99,7 +111,9 @@ class _Pictures:
                 pixels = (
                     torch.from_numpy(np.array(image)).view(*self.flow.event_shape[1:], -1).permute(2, 0, 1)
                 )
-        except OSError as error:
+        except UsageError:
+            raise
+        except Exception as error:  # PIL raises many kinds
             raise UsageError(f"images: {path} cannot be read ({error})") from error
         level = torch.searchsorted(self.bytes_of_levels, pixels.contiguous()).clamp(max=self.levels - 1)
         if not torch.equal(self.bytes_of_levels[level], pixels):

@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "additive": {"event_shape": (3, 8, 12), "grey_levels": 32, "coupling": "additive"},
     "shuffled": {"event_shape": (1, 8, 8), "grey_levels": 17, "permutation": "shuffle", "learned_top": False},
     "binary": {"event_shape": (2, 4, 4), "grey_levels": 2, "gaussianize": True},
+    "white": {"event_shape": (1, 8, 8), "grey_levels": 4, "gaussianize": True},
 }
 
 
@@ -33,11 +34,15 @@ def make(name: str, **more: Any) -> Glow:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += 0.03 * torch.randn_like(parameter)
+        if name == "white":  # noise that crowds at the ends of its level
+            flow.bijection.steps[0].log_scale += 1  # type: ignore[union-attr, operator, index]
     return flow.eval()
 
 
 def images(flow: Glow, n: int) -> Tensor:
     """Random walks over pixels: neighbours are alike."""
     levels = flow.grey_levels or 2
+    if flow.event_shape == (1, 8, 8) and levels == 4:  # pages: nearly all is white
+        return torch.where(torch.rand(n, *flow.event_shape) < 0.97, 3, 1).to(torch.uint8)
     steps = torch.randint(-levels // 8 - 1, levels // 8 + 2, (n, *flow.event_shape))
     return (steps.cumsum(2).cumsum(3) % levels).to(torch.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import glow
-from glow.bijections import Bijection
+from glow.bijections import ActNorm, Bijection, LUConv1x1
 from glow.codec import Coder, decode, encode
 from glow.codec.fixed import FixedConv, FixedNet
-from glow.codec.stack import WORD, Stack
-from glow.codec.steps import BITS
+from glow.codec.stack import WORD, NotCodableError, Stack
+from glow.codec.steps import BITS, Mixed
 from glow.errors import UsageError
 from glow.evaluation.bits import in_unit
 from glow.flows import Glow, RealNVP
@@ -50,10 +51,11 @@ def test_strange_images_come_back(name: str) -> None:
     assert torch.equal(decode(flow, encode(flow, x)), x)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"white"}))
 def test_the_rate_is_that_of_the_flow(name: str) -> None:
+    """Of flows that fit: what others push does not look like noise to those that borrow it."""
     flow, draws = make(name), 20
-    n = max(60, 12_000 // np.prod(flow.event_shape))
+    n = max(60, 30_000 // np.prod(flow.event_shape))
     x, y = images(flow, n), torch.randint(-1, flow.classes, (n,)) if flow.classes else None
     stack, coder = borrowed_from(), Coder(flow)
     before = len(stack)
@@ -82,7 +84,6 @@ def test_every_step_is_that_of_the_flow(name: str) -> None:
         1 if flow.bijection.kind == "" and "gaussianize" in MODELS[name] else 0 :
     ]
     with torch.no_grad():
-        kept = stack.copy()
         found = coder._latents_of(stack, x, context)
         latents: list[Tensor] = []
         z = x.movedim(3, 1).double() / 2**BITS
@@ -90,7 +91,6 @@ def test_every_step_is_that_of_the_flow(name: str) -> None:
             z, _ = part.forward(z, context, latents)
     for integers, real in zip(found, [*latents, z], strict=True):
         torch.testing.assert_close(integers.movedim(3, 1).double() / 2**BITS, real, rtol=0, atol=5e-3)
-    assert len(kept) != len(stack)
 
 
 class TestNetworks:
@@ -127,6 +127,37 @@ class TestNetworks:
         FixedNet(net, BITS, "net")(torch.full((1, 2, 2, 48), 2**40), None)
         assert max(seen) > 2**48
         assert len(seen) == 3
+
+
+def test_values_that_leave_the_range_are_stored() -> None:
+    """A flow that stretches each pixel by e^0.4 in every step, and pixels that it has never seen."""
+    flow = Glow((1, 8, 8), 2, levels=1, depth=60, width=4, permutation="reverse", coupling="additive")
+    flow.initialize(torch.zeros(64, 1, 8, 8, dtype=torch.long).index_fill(3, torch.tensor([0]), 1))
+    with torch.no_grad():
+        for name, parameter in flow.named_parameters():
+            if name.endswith("step.0.logs") or "steps.0.logs" in name:
+                parameter += 0.4
+    x = torch.randint(2, (20, 1, 8, 8)).to(torch.uint8)
+    data = encode(flow.eval(), x)
+    assert torch.equal(decode(flow, data), x)
+    assert len(data) < 20 * 8 * 8
+
+
+def test_a_matrix_whose_sums_would_not_be_exact_is_refused() -> None:
+    norm, mixing = ActNorm(48), LUConv1x1(48)
+    with torch.no_grad():
+        norm.logs -= 5
+    step, stack = Mixed(norm, mixing), borrowed_from()
+    most = 2.0**52 / max(float(m.abs().sum(1).max()) for m in (step.upper, step.lower))
+    for size in (most / 4, most / 1e3):
+        x = torch.randint(-int(size), int(size), (2, 3, 3, 48))
+        try:
+            z = step(stack, x, None)
+        except NotCodableError:
+            continue
+        assert torch.equal(step.inverse(stack, z, None), x)
+    with pytest.raises(NotCodableError):
+        step(stack, torch.full((1, 1, 1, 48), int(2 * most)), None)
 
 
 class TestPortability:
@@ -201,11 +232,25 @@ else:
         (lambda: Glow((1, 4, 4), depth=1, width=4, levels=1, permutation="full"), "mixing: FullConv1x1"),
         (lambda: Glow((1, 4, 4), depth=1, levels=1, network=_Own), "coupling: a network _Own"),
         (lambda: RealNVP((2,)), "RealNVP: only flows of images"),
+        (lambda: Glow((1, 4, 4), depth=1, levels=1, network=partial(_Smooth, width=4)), "coupling: a network _Smooth"),
+        (lambda: _with_gelu(), "coupling: a network ConvNet"),
     ],
 )  # fmt: skip
 def test_what_has_no_form_in_integers_is_named(flow: object, what: str) -> None:
     with pytest.raises(UsageError, match=what):
         Coder(flow().eval())  # type: ignore[operator]
+
+
+class _Smooth(ConvNet):
+    pass
+
+
+def _with_gelu() -> Glow:
+    flow = Glow((1, 4, 4), depth=1, width=4, levels=1)
+    for module in list(flow.modules()):
+        if isinstance(module, ConvNet):
+            module[1] = nn.GELU()
+    return flow
 
 
 class _Own(nn.Conv2d):
@@ -219,6 +264,32 @@ def test_the_weights_that_come_with_the_project(name: str) -> None:
     flow = glow.load(name)
     x = torch.cat((flow.sample(6, y=torch.arange(6)), torch.randint(256, (2, 1, 28, 28)).to(torch.uint8)))
     assert torch.equal(decode(flow, encode(flow, x, torch.full((8,), -1))), x)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_files_of_the_past_are_read(name: str) -> None:
+    """Twenty images, written once: other bytes would mean that no file can be read any more."""
+    flow, data = glow.load(name), (Path(__file__).parents[1] / "golden" / f"{name}.glow").read_bytes()
+    x = decode(flow, data)
+    assert x.shape == (20, 1, 28, 28)
+    assert encode(flow, x, torch.full((20,), -1)) == data
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_written_on_a_gpu_and_read_on_a_cpu(name: str) -> None:
+    flow = make(name)
+    x = images(flow, 70)
+    data = encode(flow, x)
+    assert encode(flow.cuda(), x) == data
+    assert torch.equal(decode(flow.cpu(), data), x)
+
+
+@pytest.mark.parametrize("y", [[0], [0, 1, 3], [0, 1, -2]])
+def test_labels_that_do_not_fit(y: list[int]) -> None:
+    flow = make("labelled")
+    with pytest.raises(UsageError, match="y must be one integer label from 0 to 2"):
+        encode(flow, images(flow, 3), torch.tensor(y))
 
 
 def test_equal_weights_have_equal_fingerprints_and_others_not() -> None:

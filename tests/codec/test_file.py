@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-import tracemalloc
+import weakref
 import zlib
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glow.codec import Coder, decode, encode, file
+from glow.codec import Coder, coder, decode, encode, file
 from glow.errors import UsageError
 from glow.flows import Glow
 
@@ -22,6 +22,7 @@ from .models import images, make
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "BLOCK", 16)
+    monkeypatch.setattr(coder, "GROUP", 2)  # so that all but the last block leave words behind
 
 
 class Named:
@@ -58,6 +59,15 @@ def blocks_of(flow: Glow, data: bytes) -> list[file.Block]:
     return list(file.read(Coder(flow), stream, file.read_header(stream)))
 
 
+def lengths_of(data: bytes) -> list[tuple[int, ...]]:
+    """What every block says of itself."""
+    at, found = file.HEADER.size + file.CHECKSUM.size, []
+    while at < len(data):
+        found.append(file.LENGTHS.unpack(data[at : at + file.LENGTHS.size]))
+        at += file.LENGTHS.size + sum(found[-1][2:]) + file.CHECKSUM.size
+    return found
+
+
 def test_blocks_have_their_images_and_names(flow: Glow) -> None:
     x = images(flow, 40)
     source, told = Named(x), []
@@ -77,7 +87,9 @@ def test_blocks_have_their_images_and_names(flow: Glow) -> None:
 def test_blocks_before_the_damage_are_read(flow: Glow) -> None:
     x = images(flow, 64)
     data = bytearray(written(flow, x))
-    data[len(data) - 10] ^= 4  # in the last block
+    sizes = [words for *_, words in lengths_of(bytes(data))]
+    assert min(sizes) > 0
+    data[len(data) - 10] ^= 4  # in the words of the last block
     stream = io.BytesIO(bytes(data))
     blocks = file.read(Coder(flow), stream, file.read_header(stream))
     assert torch.equal(torch.cat([next(blocks).images for _ in range(3)]), x[:48])
@@ -88,7 +100,7 @@ def test_blocks_before_the_damage_are_read(flow: Glow) -> None:
 def test_any_damage_is_a_sentence_or_does_no_harm(flow: Glow) -> None:
     x = images(flow, 48)
     data = written(flow, x)
-    rng, coder = random.Random(0), Coder(flow)
+    rng, model = random.Random(0), Coder(flow)
     for _ in range(300):
         hurt = bytearray(data)
         kind = rng.randrange(4)
@@ -105,7 +117,7 @@ def test_any_damage_is_a_sentence_or_does_no_harm(flow: Glow) -> None:
         found, said = [x[:0]], ""
         try:
             stream = io.BytesIO(bytes(hurt))
-            found.extend(b.images for b in file.read(coder, stream, file.read_header(stream)))
+            found.extend(b.images for b in file.read(model, stream, file.read_header(stream)))
         except UsageError as error:
             said = str(error)
         n = sum(map(len, found))
@@ -154,26 +166,41 @@ def test_images_that_do_not_fit(flow: Glow, x: Tensor, said: str) -> None:
 
 
 def test_memory_is_that_of_a_block(flow: Glow) -> None:
-    """Ten times as many images take no more."""
+    """Of all images that were read, only a block's are still held when the next one is."""
+    read: list[weakref.ref[Tensor]] = []
 
     class Made:
-        def __init__(self, n: int) -> None:
-            self.n = n
-
         def __len__(self) -> int:
-            return self.n
+            return 160
 
         def read(self, first: int, last: int) -> Tensor:
-            return images(flow, last - first)
+            x = images(flow, last - first)
+            assert sum(r() is not None for r in read) <= 1
+            read.append(weakref.ref(x))
+            return x
 
         def names(self, first: int, last: int) -> None:
             return None
 
-    coder, peaks = Coder(flow), []
-    for n in (160, 160, 1600):
-        tracemalloc.start()
-        with open("/dev/null", "wb") as target:
-            file.write(coder, Made(n), target)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[2] < 1.5 * peaks[1] + 50_000
+    data = written(flow, images(flow, 1), Made())
+    assert len(read) == 10
+    seen: list[weakref.ref[Tensor]] = []
+    stream = io.BytesIO(data)
+    for block in file.read(Coder(flow), stream, file.read_header(stream)):
+        assert sum(r() is not None for r in seen) <= 1
+        seen.append(weakref.ref(block.images))
+    assert len(seen) == 10
+
+
+def test_names_that_are_no_names(flow: Glow) -> None:
+    """Behind right checksums: not packed, not text, too few, and a bomb."""
+    data = written(flow, images(flow, 10))
+    start = file.HEADER.size + file.CHECKSUM.size
+    images_, pixels, for_names, for_words = file.LENGTHS.unpack(data[start : start + file.LENGTHS.size])
+    words = data[-for_words - file.CHECKSUM.size : -file.CHECKSUM.size]
+    for said in (b"xyz", zlib.compress(b"\xff\xfe"), zlib.compress(b"a\nb"), zlib.compress(bytes(10**8))):
+        content = file.LENGTHS.pack(images_, pixels, len(said), for_words) + said + words
+        crafted = data[:start] + content + file.CHECKSUM.pack(zlib.crc32(content))
+        with pytest.raises(file.DamagedError, match="block 1 of 1 .* is damaged"):
+            blocks_of(flow, crafted)
+    assert for_names > 0

@@ -10,7 +10,7 @@ import torch
 from scipy import special, stats
 
 from glow.codec import tables
-from glow.codec.stack import WORD, Exhausted, Stack, scale, unscale
+from glow.codec.stack import LARGEST, WORD, NotCodableError, Stack, scale, unscale
 
 
 def full(words: int = 20_000, seed: int = 0) -> Stack:
@@ -24,7 +24,11 @@ class TestTables:
         torch.testing.assert_close(tables.exp(x), x.exp(), rtol=1e-15, atol=0)
         torch.testing.assert_close(tables.sigmoid(x), x.sigmoid(), rtol=1e-15, atol=0)
         z = np.linspace(-8, 8, 1025)
-        np.testing.assert_allclose(tables.normal_ranks().numpy(), special.ndtr(z), rtol=1e-12)
+        ranks = tables.normal_ranks()
+        np.testing.assert_allclose(ranks[1:-1].numpy(), special.ndtr(z)[1:-1], rtol=1e-12)
+        assert (ranks.diff() > 0).all()
+        assert ranks[[0, -1]].tolist() == [0, 1]
+        torch.testing.assert_close(tables.normal_number(ranks), torch.from_numpy(z), rtol=0, atol=1e-9)
 
     def test_ranks_and_normal_numbers_are_monotone_and_inverse(self) -> None:
         z = (torch.rand(20_000).double() * 18 - 9).sort().values
@@ -82,8 +86,16 @@ def test_normal_numbers_cost_their_entropy_and_none_is_refused() -> None:
 def test_borrowing_from_too_little_leaves_the_stack_as_it_was() -> None:
     stack = full(10)
     words = stack.words()
-    with pytest.raises(Exhausted):
+    with pytest.raises(NotCodableError):
         stack.borrow(2**12, 30)
-    with pytest.raises(Exhausted):
+    with pytest.raises(NotCodableError):
         stack.borrow(torch.full((30,), 4000))
     np.testing.assert_array_equal(stack.words(), words)
+
+
+def test_what_would_leave_64_bits_is_refused() -> None:
+    stack, x = full(), torch.tensor([LARGEST - 1, -LARGEST + 1])
+    ratio = torch.full_like(x, 2**18 - 1)
+    assert torch.equal(unscale(stack, scale(stack, x, ratio, 12), ratio, 12), x)
+    with pytest.raises(NotCodableError):
+        scale(stack, x + 1, ratio, 12)

@@ -126,7 +126,8 @@ def test_names_lead_nowhere_else(
         call(f"ckpt={tiny_run}", f"images={digits}", "verify=false")
     with pytest.raises(UsageError, match="is no name of a picture below a folder"):
         call(f"ckpt={tiny_run}", "decode=pictures.glow", "out=deep/back")
-    assert not list(Path("deep/back").rglob("*.png"))
+    assert not list(Path("deep").rglob("*.png"))
+    assert not Path("up.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,18 @@ def test_names_lead_nowhere_else(
         (["images=colour.png"], "colour.png is 8x8 of mode RGB"),
         (["images=grey.png"], "grey.png has greys that are none of this model's 17 levels"),
         (["images=text.png"], "text.png cannot be read"),
-        (["images=empty"], "no pictures"),
+        (["images=empty"], "images: there are no pictures below empty"),
+        (["images=./nope"], "nope cannot be read"),
+        (["images=twice"], "2 pictures would have the name a.gif.png"),
+        (["images=strange"], "is no name that every system takes"),
+        (["images=broken.png"], "broken.png cannot be read"),
+        (["out=sub"], "out=sub is a folder"),
         (["images=digitz"], "images=digitz is not one of audio_folder, .*did you mean 'digits'"),
-        (["images=[grey.png,sub/grey.png]"], "two pictures have the name grey.png"),
+        (["images=[grey.png,sub/grey.png]"], "2 pictures would have the name grey.png"),
         (["labels=[3]"], "labels must be all, none or a list of -1"),
         (["verify=no"], "verify must be true or false"),
         (["limit=0"], "limit must be an integer above zero"),
-        (["out=5"], "out must be the name of a file"),
+        (["decode=x.glow", "limit=3"], "limit=3 is of compressing"),
     ],
 )
 def test_settings_that_cannot_work(call: Any, tiny_run: Path, settings: list[str], said: str) -> None:
@@ -154,7 +160,12 @@ def test_settings_that_cannot_work(call: Any, tiny_run: Path, settings: list[str
     Path("text.png").write_text("text")
     for name, mode, size in (("wide", "L", (9, 8)), ("colour", "RGB", (8, 8)), ("grey", "L", (8, 8))):
         Image.new(mode, size, 3 if mode == "L" else (3, 3, 3)).save(f"{name}.png")
-    Image.new("L", (8, 8)).save("sub/grey.png")
+    for name in ("sub/grey.png", "twice/a.gif", "twice/a.gif.png", "strange/a:b.png", "broken.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(name, "png")
+    broken = bytearray(Path("broken.png").read_bytes())
+    broken[45] ^= 255
+    Path("broken.png").write_bytes(broken)
     with pytest.raises(UsageError, match=said):
         call(f"ckpt={tiny_run}", *settings)
     assert not list(Path().glob("*.glow*"))
