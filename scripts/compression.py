@@ -224,7 +224,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.invert_yaxis()
         axes.set(title=f"{name}, {result['images']:,} test images", xlabel="bits/dim, lossless")
         axes.set_xlim(0, 1.15 * max(bars.values()))
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper right", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
