@@ -181,7 +181,7 @@ def test_realnvp_learns_images_better_than_nice(run: Run) -> None:
     assert nice["test"]["raw"] < 4.09  # what a uniform distribution costs
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_figures_of_the_page_about_small_flows(run: Run) -> None:
     """With a third of the steps, and a little more room."""
     short = ("fit.max_steps=1000", "callbacks.pictures=null", "logger=none")

@@ -15,7 +15,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_memory_is_flat_over_two_thousand_steps_and_fifty_validations(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
