@@ -172,7 +172,8 @@ def test_pixel_by_pixel(
     assert "no bound" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_realnvp_learns_images_better_than_nice(run: Run) -> None:
     short = ("fit.max_steps=150", "fit.max_epochs=null", "callbacks.pictures=null", "logger=none")
     nice, realnvp = (run(f"experiment={name}_digits", *short) for name in ("nice", "realnvp"))
@@ -182,6 +183,7 @@ def test_realnvp_learns_images_better_than_nice(run: Run) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_the_figures_of_the_page_about_small_flows(run: Run) -> None:
     """With a third of the steps, and a little more room."""
     short = ("fit.max_steps=1000", "callbacks.pictures=null", "logger=none")

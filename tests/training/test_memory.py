@@ -16,6 +16,7 @@ def resident() -> int:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_memory_is_flat_over_two_thousand_steps_and_fifty_validations(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

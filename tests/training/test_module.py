@@ -161,7 +161,8 @@ def load_digits_test() -> torch.Tensor:
     return data.arrays("test")[0][:64]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_twenty_seeds_of_fifty_steps_stay_finite() -> None:
     """At the full learning rate, without warm-up."""
     data = digits()
