@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from glow.bijections import ActNorm, Composition, Gaussianize, LUConv1x1, SplitPrior
 from glow.bijections.base import Bijection, Part
 from glow.bijections.multiscale import SplitPart
+from glow.codec.fixed import BITS
 from glow.codec.levels import Marginals, UniformNoise
 from glow.codec.stack import WORD, NotCodableError, Stack
-from glow.codec.steps import BITS, Mixed, Prior, Step, step_of
+from glow.codec.steps import Mixed, Prior, Step, step_of
 from glow.distributions.base import Distribution
 from glow.errors import UsageError
 from glow.flows.flow import Flow

@@ -17,6 +17,8 @@ from glow.errors import UsageError
 from glow.networks import ConvNet
 from glow.networks.convnet import ScaledConv2d
 
+BITS = 14
+"""Values of the flow are integers in units of 2^-BITS."""
 WEIGHT_BITS = 15
 """Of the largest weight of every output channel."""
 HIDDEN_BITS = 12

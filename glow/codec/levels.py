@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from glow.bijections import Gaussianize
 from glow.bijections.gaussianize import LARGEST_LOG_SCALE, LARGEST_SHIFT
-from glow.codec.fixed import FixedNet, rounded
+from glow.codec.fixed import BITS, FixedNet, rounded
+from glow.codec.ratios import SCALE_BITS, TABLE_BITS, nearest
 from glow.codec.stack import CHUNKS, PRECISION, Stack, scale, unscale
-from glow.codec.steps import BITS, SCALE_BITS, TABLE_BITS, nearest
 from glow.codec.tables import END, exp, normal_number, rank
 
 

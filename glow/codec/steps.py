@@ -5,7 +5,6 @@ sums of triangular products Zhang et al. 2021 (iVPF), section 3.3.
 """
 
 from abc import abstractmethod
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +21,13 @@ from glow.bijections import (
     Squeeze,
 )
 from glow.bijections.actnorm import LOG_SCALE_FACTOR
-from glow.bijections.elementwise import SCALE_OFFSET
 from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
-from glow.codec.fixed import FixedNet, rounded
+from glow.codec.fixed import BITS, FixedNet, rounded
+from glow.codec.ratios import SCALE_BITS, exponential_scales, looked_up, ratios, sigmoid_scales
 from glow.codec.stack import NotCodableError, Stack, scale, unscale
-from glow.codec.tables import exp, sigmoid
+from glow.codec.tables import exp
 from glow.errors import UsageError
 
-BITS = 14
-SCALE_BITS = 12
-"""Scales are integers in units of 2^-SCALE_BITS, two at least and below 2^MOST_SCALE_BITS."""
-MOST_SCALE_BITS = 18
-TABLE_BITS = 8
-"""Scales are tables over numbers in units of 2^-TABLE_BITS, from -TABLE_END to TABLE_END."""
-TABLE_END = 16
 MATRIX_BITS = 16
 
 
@@ -161,7 +153,7 @@ class Coupled(Step):
         h = self.network(given, context)
         if self.table is None:
             return torch.cat((given, moved + h), dim=-1)
-        moved = scale(stack, moved + h[..., 0::2], _looked_up(self.table, h[..., 1::2]), SCALE_BITS)
+        moved = scale(stack, moved + h[..., 0::2], looked_up(self.table, h[..., 1::2]), SCALE_BITS)
         return torch.cat((given, moved), dim=-1)
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
@@ -169,7 +161,7 @@ class Coupled(Step):
         h = self.network(given, context)
         if self.table is None:
             return torch.cat((given, moved - h), dim=-1)
-        moved = unscale(stack, moved, _looked_up(self.table, h[..., 1::2]), SCALE_BITS) - h[..., 0::2]
+        moved = unscale(stack, moved, looked_up(self.table, h[..., 1::2]), SCALE_BITS) - h[..., 0::2]
         return torch.cat((given, moved), dim=-1)
 
 
@@ -192,11 +184,11 @@ class Prior(Step):
 
     def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
         mean, log_sd = self._mean_and_log_sd(x, context)
-        return scale(stack, x - mean, _looked_up(self.table, log_sd), SCALE_BITS)
+        return scale(stack, x - mean, looked_up(self.table, log_sd), SCALE_BITS)
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
         mean, log_sd = self._mean_and_log_sd(z, context)
-        return unscale(stack, z, _looked_up(self.table, log_sd), SCALE_BITS) + mean
+        return unscale(stack, z, looked_up(self.table, log_sd), SCALE_BITS) + mean
 
     def _mean_and_log_sd(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.network is not None:
@@ -209,23 +201,6 @@ class Prior(Step):
             h = h + (context.double() @ self.given.double().T).long()
         mean, log_sd = h.unflatten(1, (-1, *self.size)).movedim(1, -1).chunk(2, dim=-1)
         return mean.expand_as(x), log_sd.expand_as(x)
-
-
-def ratios(factor: Tensor) -> Tensor:
-    """Scales as integers, int64."""
-    return rounded(factor, SCALE_BITS).clamp(2, 2**MOST_SCALE_BITS - 1).long()
-
-
-@cache
-def sigmoid_scales(min_scale: float) -> Tensor:
-    """Of ``Affine``, for numbers in units of 2^-TABLE_BITS."""
-    return ratios(min_scale + (1 - min_scale) * sigmoid(_table_points() + SCALE_OFFSET))
-
-
-@cache
-def exponential_scales() -> Tensor:
-    """Of a prior, for log standard deviations in units of 2^-TABLE_BITS."""
-    return ratios(exp(-_table_points()))
 
 
 def step_of(bijection: Bijection, name: str) -> Step:
@@ -258,21 +233,6 @@ def _exact_product(x: Tensor, matrix: Tensor) -> Tensor:
     if x.numel() and x.abs().max() >= 2.0**52 / largest:
         raise NotCodableError
     return _product(x, matrix)
-
-
-def _table_points() -> Tensor:
-    return torch.arange(-TABLE_END * 2**TABLE_BITS, TABLE_END * 2**TABLE_BITS + 1).double() / 2**TABLE_BITS
-
-
-def _looked_up(table: Tensor, h: Tensor) -> Tensor:
-    """Ratios (...) of integers (...) in units of 2^-BITS."""
-    end = TABLE_END * 2**TABLE_BITS
-    return table[nearest(h).clamp(-end, end) + end]
-
-
-def nearest(h: Tensor) -> Tensor:
-    """From units of 2^-BITS to the nearest of 2^-TABLE_BITS."""
-    return (h + 2 ** (BITS - TABLE_BITS - 1)) >> (BITS - TABLE_BITS)
 
 
 def _second(x: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import glow
 from glow.bijections import ActNorm, Bijection, LUConv1x1
 from glow.codec import Coder, decode, encode
-from glow.codec.fixed import FixedConv, FixedNet
+from glow.codec.fixed import BITS, FixedConv, FixedNet
 from glow.codec.stack import WORD, NotCodableError, Stack
-from glow.codec.steps import BITS, Mixed
+from glow.codec.steps import Mixed
 from glow.errors import UsageError
 from glow.evaluation.bits import in_unit
 from glow.flows import Glow, RealNVP
