@@ -37,13 +37,14 @@ STORED = 0
 FILTERS = [
     {
         "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
         "dict_size": 2**20,
+        "preset": 9 | lzma.PRESET_EXTREME,
         "lc": 0,
         "lp": 0,
         "pb": 0,
     }
 ]
+"""A dictionary of a mebibyte: the preset's own takes 80 ms to make."""
 
 
 class Split(nn.Module):
@@ -168,10 +169,8 @@ class Coder(nn.Module):
         return self._pop_flow(stack, n, labels)
 
     def _push_flow(self, stack: Stack, images: Tensor, labels: Tensor | None) -> None:
-        context = one_hot(labels, len(images), self.classes)
-        context = None if context is None else context.to(self.device)
         x = self.levels(stack, images.to(self.device).movedim(1, 3))
-        self._latents_of(stack, x, context)
+        self._latents_of(stack, x, self._context(labels, len(images)))
 
     def _latents_of(self, stack: Stack, x: Tensor, context: Tensor | None) -> list[Tensor]:
         """One tensor (B, H, W, C) per scale, finest first; each is pushed when it leaves."""
@@ -189,8 +188,7 @@ class Coder(nn.Module):
         return [*latents, x]
 
     def _pop_flow(self, stack: Stack, n: int, labels: Tensor | None) -> Tensor:
-        context = one_hot(labels, n, self.classes)
-        context = None if context is None else context.to(self.device)
+        context = self._context(labels, n)
         shapes = list(self.latent_shapes)
         x = self._pop_latents(stack, n, shapes.pop())
         for step in reversed(self.steps):
@@ -202,6 +200,10 @@ class Coder(nn.Module):
             else:
                 x = cast(Step, step).inverse(stack, x, context)
         return self.levels.inverse(stack, x).movedim(3, 1).to("cpu", torch.uint8)
+
+    def _context(self, labels: Tensor | None, n: int) -> Tensor | None:
+        context = one_hot(labels, n, self.classes)
+        return None if context is None else context.to(self.device)
 
     def _pop_latents(self, stack: Stack, n: int, shape: tuple[int, ...]) -> Tensor:
         channels, height, width = shape

@@ -107,9 +107,8 @@ def write(
         progress: called after every group of images.
         folder: for a temporary file of the blocks, whose order turns round; the system's when absent.
     """
-    kept = math.ceil(
-        coder.group * BORROWED * coder.dimensions / WORD
-    )  # words that the next block borrows from
+    # Words that the next block borrows from.
+    kept = math.ceil(coder.group * BORROWED * coder.dimensions / WORD)
     stack, n = Stack(), len(images)
     with tempfile.TemporaryFile(dir=folder) as spool:
         places: list[tuple[int, int]] = []
@@ -124,14 +123,8 @@ def write(
                 (spool.tell(), _write_block(spool, x, images.names(first, last), words[: len(words) - keep]))
             )
             stack = Stack(words[len(words) - keep :])
-        header = HEADER.pack(
-            MAGIC,
-            VERSION,
-            bytes.fromhex(coder.fingerprint)[:16],
-            *coder.shape,
-            coder.grey_levels,
-            n,
-        )
+        fingerprint = bytes.fromhex(coder.fingerprint)[:16]
+        header = HEADER.pack(MAGIC, VERSION, fingerprint, *coder.shape, coder.grey_levels, n)
         file.write(header + CHECKSUM.pack(zlib.crc32(header)))
         for place, size in reversed(places):
             spool.seek(place)
@@ -178,9 +171,9 @@ def read(coder: Coder, file: BinaryIO, header: Header) -> Iterator[Block]:
         first = i * BLOCK
         n = min(BLOCK, header.images - first)
         where = f"block {i + 1} of {blocks} (images {first + 1} to {first + n})"
-        pixels, said, words = _read_block(file, n, where)
+        pixels, packed, words = _read_block(file, n, where)
         try:
-            names = _unpacked(said, n)
+            names = _unpacked(packed, n)
             stack = Stack(np.concatenate((words, stack.words())))
             x = coder.pop(stack, n)
         except (MemoryError, torch.OutOfMemoryError):
@@ -195,9 +188,9 @@ def read(coder: Coder, file: BinaryIO, header: Header) -> Iterator[Block]:
 
 
 def _write_block(spool: BinaryIO, x: Tensor, names: Sequence[str] | None, words: np.ndarray) -> int:
-    said = zlib.compress("\n".join(names).encode(), 9) if names else b""
+    packed = zlib.compress("\n".join(names).encode(), 9) if names else b""
     data = words.astype("<u4").tobytes()
-    content = LENGTHS.pack(len(x), _checksum(x), len(said), len(data)) + said + data
+    content = LENGTHS.pack(len(x), _checksum(x), len(packed), len(data)) + packed + data
     return spool.write(content + CHECKSUM.pack(zlib.crc32(content)))
 
 
@@ -215,10 +208,10 @@ def _read_block(file: BinaryIO, n: int, where: str) -> tuple[int, bytes, np.ndar
     return pixels, data[:for_names], np.frombuffer(data, "<u4", offset=for_names).astype(np.uint32)
 
 
-def _unpacked(said: bytes, n: int) -> list[str] | None:
-    if not said:
+def _unpacked(packed: bytes, n: int) -> list[str] | None:
+    if not packed:
         return None
-    names = zlib.decompressobj().decompress(said, MOST_NAMES).decode().split("\n")
+    names = zlib.decompressobj().decompress(packed, MOST_NAMES).decode().split("\n")
     if len(names) != n:
         raise ValueError(f"{len(names)} names")
     return names

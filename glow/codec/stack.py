@@ -18,12 +18,10 @@ WORD = 32
 ESCAPED = 2 * END * BIN
 """The symbol of a latent beyond all bins, which follows in pieces of 16 bits."""
 PIECES = 4
-
-uniform = constriction.stream.model.Uniform
-
-
 LARGEST = 2**44
 """Of what is scaled: times a ratio it fits into 64 bits."""
+
+uniform = constriction.stream.model.Uniform
 
 
 class NotCodableError(Exception):
@@ -132,7 +130,7 @@ def scale(stack: Stack, x: Tensor, ratio: Tensor, bits: int) -> Tensor:
     value (Zhang et al. 2021, iFlow, section 3.2).
 
     Raises:
-        NotCodableError: see there.
+        NotCodableError: a value of ``LARGEST`` or more, or the stack has too few bits to borrow.
     """
     if x.numel() and x.abs().max() >= LARGEST:
         raise NotCodableError

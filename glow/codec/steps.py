@@ -4,6 +4,7 @@ Values are integers in units of 2^-BITS, int64 (B, H, W, C). Following Zhang et 
 sums of triangular products Zhang et al. 2021 (iVPF), section 3.3.
 """
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -177,8 +178,7 @@ class Prior(Step):
         self.register_buffer("table", exponential_scales())
         self.network = FixedNet(prior.network, BITS, name) if isinstance(prior, SplitPrior) else None
         if isinstance(prior, TopPrior):
-            parts = {"bias": prior.bias, "given": prior.given}
-            for key, value in parts.items():
+            for key, value in {"bias": prior.bias, "given": prior.given}.items():
                 self.register_buffer(key, None if value is None else rounded(value, BITS).long())
             self.size = prior.size
 
@@ -195,8 +195,7 @@ class Prior(Step):
             assert context is not None
             h = self.network(context)
             return h[..., 0::2], h[..., 1::2]
-        h = torch.zeros(2 * x.shape[-1] * self.size[0] * self.size[1], dtype=torch.int64, device=x.device)
-        h = h[None] if self.bias is None else self.bias[None]
+        h = x.new_zeros(1, 2 * x.shape[-1] * math.prod(self.size)) if self.bias is None else self.bias[None]
         if self.given is not None and context is not None:
             h = h + (context.double() @ self.given.double().T).long()
         mean, log_sd = h.unflatten(1, (-1, *self.size)).movedim(1, -1).chunk(2, dim=-1)
