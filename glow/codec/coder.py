@@ -135,12 +135,14 @@ class Coder(nn.Module):
             rest = group.start
             progress(rest)
 
-    def pop(self, stack: Stack, n: int) -> Tensor:
-        """``n`` images, uint8 (n, C, H, W), in their order; no group is cut."""
+    def pop(self, stack: Stack, n: int, progress: Callable[[int], None] = lambda done: None) -> Tensor:
+        """``n`` images, uint8 (n, C, H, W), in their order; no group is cut. After each it reports how many there are."""
         groups: list[Tensor] = []
-        while n > 0:
+        done = 0
+        while done < n:
             groups.append(self._pop_group(stack))
-            n -= len(groups[-1])
+            done += len(groups[-1])
+            progress(done)
         return torch.cat(groups)
 
     def _push_group(self, stack: Stack, images: Tensor, labels: Tensor | None, n: int) -> None:

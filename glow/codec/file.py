@@ -1,7 +1,8 @@
 """Files of compressed images: a header, and blocks of images, each with checksums.
 
-The blocks are coded from the last image to the first, and written the other way round: a reader has the first images
-first, and what a block borrowed is on the stack when the next one is read. So damage costs its block and those after it.
+Blocks are dealt to lanes in turn, which are coded side by side, each on a stack of its own. A lane is coded from its last
+block to its first, and the file is written the other way round: a reader has the first images first, and what a block
+borrowed is on its lane's stack when the lane's next one is read. So damage costs its block and those after it.
 """
 
 import math
@@ -9,7 +10,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -17,24 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glow.codec.blocks import CHECKSUM, DamagedError, StoredBlock, checksum, read_block, unpacked, write_block
 from glow.codec.coder import BORROWED, VERSION, Coder
+from glow.codec.lanes import LANES, bounds, rounds, side_by_side
 from glow.codec.stack import WORD, Stack
 from glow.errors import UsageError
 
 MAGIC = b"\x89glow\r\n\x1a"  # as PNG's, changed by every transfer that takes it for text
-BLOCK = 1024
-"""Images of a block."""
 HEADER = struct.Struct("<8sB16s4HI")
 """Magic number, version, half of the fingerprint, shape and grey levels, number of images; a checksum follows."""
-LENGTHS = struct.Struct("<4I")
-"""Of a block: images, checksum of their pixels, bytes of names and of the stack; then both, and a checksum of all."""
-CHECKSUM = struct.Struct("<I")
-MOST_NAMES = 2**22
-"""Bytes of the names of a block's images, which are compressed."""
-
-
-class DamagedError(UsageError):
-    """A file that is cut, changed or of another kind; the message says which images are lost."""
 
 
 class Images(Protocol):
@@ -101,28 +93,37 @@ def write(
 
     Args:
         coder: the model.
-        images: at least one; a block of them is in memory at a time.
+        images: at least one; a block of them for every lane is in memory at a time.
         file: where to, from its position.
         labels: of images (N, C, H, W) and the index of the first of them, see ``Coder.push``.
         progress: called after every group of images.
         folder: for a temporary file of the blocks, whose order turns round; the system's when absent.
     """
-    # Words that the next block borrows from.
-    kept = math.ceil(coder.group * BORROWED * coder.dimensions / WORD)
-    stack, n = Stack(), len(images)
-    with tempfile.TemporaryFile(dir=folder) as spool:
+    n = len(images)
+    stacks, done, bits = [Stack() for _ in range(LANES)], [0] * LANES, [0] * LANES
+    with tempfile.TemporaryFile(dir=folder) as spool, side_by_side() as (run, check):
+
+        def push(i: int, x: Tensor, chosen: Tensor | None) -> None:
+            lane = i % LANES
+            stack, before, bits[lane] = stacks[lane], done[lane], WORD * len(stacks[lane])
+
+            def report(left: int) -> None:
+                check()
+                done[lane], bits[lane] = before + len(x) - left, WORD * len(stack)
+                progress(sum(done), 8 * written + sum(bits))
+
+            coder.push(stack, x, chosen, report)
+
         places: list[tuple[int, int]] = []
-        for first in reversed(range(0, n, BLOCK)):
-            last = min(first + BLOCK, n)
-            x = images.read(first, last)
-            report = partial(_report, progress, spool, stack, n - first)
-            coder.push(stack, x, labels(x, first), report)
-            words = stack.words()
-            keep = min(kept, len(words)) if first else 0
-            places.append(
-                (spool.tell(), _write_block(spool, x, images.names(first, last), words[: len(words) - keep]))
-            )
-            stack = Stack(words[len(words) - keep :])
+        for blocks in reversed(rounds(n)):
+            written = spool.tell()
+            pixels = [images.read(*bounds(i, n)) for i in blocks]
+            chosen = [labels(x, bounds(i, n)[0]) for i, x in zip(blocks, pixels, strict=True)]
+            for _ in run(push, blocks, pixels, chosen):
+                pass
+            for i, x in reversed(list(zip(blocks, pixels, strict=True))):
+                words, stacks[i % LANES] = _cut(stacks[i % LANES], coder, i)
+                places.append((spool.tell(), write_block(spool, x, images.names(*bounds(i, n)), words)))
         fingerprint = bytes.fromhex(coder.fingerprint)[:16]
         header = HEADER.pack(MAGIC, VERSION, fingerprint, *coder.shape, coder.grey_levels, n)
         file.write(header + CHECKSUM.pack(zlib.crc32(header)))
@@ -131,8 +132,12 @@ def write(
             file.write(spool.read(size))
 
 
-def _report(progress: Progress, spool: BinaryIO, stack: Stack, begun: int, left: int) -> None:
-    progress(begun - left, 8 * spool.tell() + WORD * len(stack))
+def _cut(stack: Stack, coder: Coder, block: int) -> tuple[np.ndarray, Stack]:
+    """The words of a block, and a stack that the block before it in its lane, if there is one, borrows from."""
+    words = stack.words()
+    kept = math.ceil(coder.group * BORROWED * coder.dimensions / WORD) if block >= LANES else 0
+    cut = max(0, len(words) - kept)
+    return words[:cut], Stack(words[cut:])
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -154,8 +159,16 @@ def read_header(file: BinaryIO) -> Header:
     return Header(fingerprint.hex(), (channels, height, width), grey_levels, images)
 
 
-def read(coder: Coder, file: BinaryIO, header: Header) -> Iterator[Block]:
+def read(
+    coder: Coder, file: BinaryIO, header: Header, progress: Callable[[int], None] = lambda images: None
+) -> Iterator[Block]:
     """The blocks behind a header, the first images first.
+
+    Args:
+        coder: the model.
+        file: behind its header.
+        header: what ``read_header`` said.
+        progress: called after every group with the number of images so far.
 
     Raises:
         DamagedError: at the first block that is damaged.
@@ -165,66 +178,44 @@ def read(coder: Coder, file: BinaryIO, header: Header) -> Iterator[Block]:
         raise UsageError(
             f"the file was compressed by another model, whose fingerprint is {header.fingerprint}"
         )
-    stack = Stack()
-    blocks = math.ceil(header.images / BLOCK)
-    for i in range(blocks):
-        first = i * BLOCK
-        n = min(BLOCK, header.images - first)
-        where = f"block {i + 1} of {blocks} (images {first + 1} to {first + n})"
-        pixels, packed, words = _read_block(file, n, where)
-        try:
-            names = _unpacked(packed, n)
-            stack = Stack(np.concatenate((words, stack.words())))
-            x = coder.pop(stack, n)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # nonsense behind right checksums: libraries raise what they raise
-            raise DamagedError(f"{where} is damaged ({error})") from error
-        if len(x) != n or _checksum(x) != pixels:
-            raise DamagedError(f"{where} gave other pixels than were compressed, so that they are left out")
-        yield Block(first, x, names)
+    stacks = [Stack() for _ in range(LANES)]
+    n, done = header.images, [0] * LANES
+
+    with side_by_side() as (run, check):
+
+        def pop(block: "StoredBlock") -> Block:
+            lane, before = block.number % LANES, done[block.number % LANES]
+
+            def report(images: int) -> None:
+                check()
+                done[lane] = before + images
+                progress(sum(done))
+
+            try:
+                names = unpacked(block.names, block.images)
+                stacks[lane] = Stack(np.concatenate((block.words, stacks[lane].words())))
+                x = coder.pop(stacks[lane], block.images, report)
+            except (MemoryError, torch.OutOfMemoryError, CancelledError):
+                raise
+            except Exception as error:  # nonsense behind right checksums: libraries raise what they raise
+                raise DamagedError(f"{block.where} is damaged ({error})") from error
+            if len(x) != block.images or checksum(x) != block.pixels:
+                raise DamagedError(
+                    f"{block.where} gave other pixels than were compressed, so that they are left out"
+                )
+            return Block(bounds(block.number, n)[0], x, names)
+
+        for round_ in rounds(n):
+            blocks: list[StoredBlock] = []
+            damage: DamagedError | None = None
+            for i in round_:
+                try:
+                    blocks.append(read_block(file, i, n))
+                except DamagedError as error:  # those before it are whole
+                    damage = error
+                    break
+            yield from run(pop, blocks)
+            if damage is not None:
+                raise damage
     if file.read(1):
         raise DamagedError("behind the last block there is something else; all images were read")
-
-
-def _write_block(spool: BinaryIO, x: Tensor, names: Sequence[str] | None, words: np.ndarray) -> int:
-    packed = zlib.compress("\n".join(names).encode(), 9) if names else b""
-    data = words.astype("<u4").tobytes()
-    content = LENGTHS.pack(len(x), _checksum(x), len(packed), len(data)) + packed + data
-    return spool.write(content + CHECKSUM.pack(zlib.crc32(content)))
-
-
-def _read_block(file: BinaryIO, n: int, where: str) -> tuple[int, bytes, np.ndarray]:
-    """Checksum of the pixels, packed names and words of a block of n images."""
-    lengths = file.read(LENGTHS.size)
-    if len(lengths) < LENGTHS.size:
-        raise DamagedError(f"the file ends before {where}")
-    images, pixels, for_names, for_words = LENGTHS.unpack(lengths)
-    data = _read_at_most(file, for_names + for_words)
-    if file.read(CHECKSUM.size) != CHECKSUM.pack(zlib.crc32(lengths + data)) or for_words % 4:
-        raise DamagedError(f"{where} is damaged")
-    if images != n:
-        raise DamagedError(f"{where} is not where it belongs")
-    return pixels, data[:for_names], np.frombuffer(data, "<u4", offset=for_names).astype(np.uint32)
-
-
-def _unpacked(packed: bytes, n: int) -> list[str] | None:
-    if not packed:
-        return None
-    names = zlib.decompressobj().decompress(packed, MOST_NAMES).decode().split("\n")
-    if len(names) != n:
-        raise ValueError(f"{len(names)} names")
-    return names
-
-
-def _read_at_most(file: BinaryIO, n: int) -> bytes:
-    """Piece by piece: a damaged length asks for no memory that the file does not fill."""
-    pieces = []
-    while n > 0 and (piece := file.read(min(n, 2**20))):
-        pieces.append(piece)
-        n -= len(piece)
-    return b"".join(pieces)
-
-
-def _checksum(x: Tensor) -> int:
-    return zlib.crc32(x.to("cpu", torch.uint8).contiguous().numpy().tobytes())

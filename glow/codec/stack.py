@@ -1,6 +1,5 @@
 """A message as a stack of numbers: what was pushed last is popped first (Duda 2009, asymmetric numeral systems)."""
 
-import math
 from functools import cache
 
 import constriction
@@ -15,6 +14,8 @@ PRECISION = 24
 CHUNKS = 8
 """What is popped and pushed of many values is in so many turns: a stack must hold what one pops, and not what all do."""
 WORD = 32
+STATE = 2
+"""Words of the coder's state, which is full while there are others below it."""
 ESCAPED = 2 * END * BIN
 """The symbol of a latent beyond all bins, which follows in pieces of 16 bits."""
 PIECES = 4
@@ -69,34 +70,48 @@ class Stack:
         """Integers in 0 .. size-1, each uniform over its size, which is one for all or of the values' shape."""
         if isinstance(sizes, int):
             if sizes > 1:
-                self._coder.encode_reverse(_numbers(values), uniform(sizes))
+                self._encode(_numbers(values), sizes)
             return
         if not bool((many := sizes > 1).all()):
             values, sizes = values[many], sizes[many]
-        self._coder.encode_reverse(_numbers(values), uniform(), _numbers(sizes))
+        self._encode(_numbers(values), _numbers(sizes))
 
     def pop(self, sizes: Tensor | int, n: int = 0) -> Tensor:
         """What was pushed: int64 of the sizes' shape, or ``n`` of them where the size is one for all."""
         if isinstance(sizes, int):
-            if sizes == 1:
-                return torch.zeros(n, dtype=torch.int64)
-            return _tensor(self._coder.decode(uniform(sizes), n))
+            return torch.zeros(n, dtype=torch.int64) if sizes == 1 else _tensor(self._decode(sizes, n))
         if bool((many := sizes > 1).all()):
-            return _tensor(self._coder.decode(uniform(), _numbers(sizes))).view(sizes.shape)
+            return _tensor(self._decode(_numbers(sizes))).view(sizes.shape)
         found = torch.zeros(sizes.shape, dtype=torch.int64)
-        found[many] = _tensor(self._coder.decode(uniform(), _numbers(sizes[many])))
+        found[many] = _tensor(self._decode(_numbers(sizes[many])))
         return found
 
-    def borrow(self, sizes: Tensor | int, n: int = 0) -> Tensor:
+    def borrow(self, size: int, n: int) -> Tensor:
         """``pop`` of what was pushed as something else.
 
         Raises:
-            NotCodableError: the stack may hold fewer bits, of which the missing ones would be zeros. It is as before.
+            NotCodableError: the stack held fewer bits; it is to be restored.
         """
-        bits = n * math.log2(sizes) if isinstance(sizes, int) else float(sizes.double().log2().sum())
-        if bits > len(self) * WORD:
+        found = self.pop(size, n)
+        self._check_borrowed()
+        return found
+
+    def _encode(self, values: np.ndarray, sizes: np.ndarray | int) -> None:
+        if isinstance(sizes, int):
+            self._coder.encode_reverse(values, uniform(sizes))
+        else:
+            self._coder.encode_reverse(values, uniform(), sizes)
+
+    def _decode(self, sizes: np.ndarray | int, n: int = 0) -> np.ndarray:
+        return (
+            self._coder.decode(uniform(sizes), n)
+            if isinstance(sizes, int)
+            else self._coder.decode(uniform(), sizes)
+        )
+
+    def _check_borrowed(self) -> None:
+        if len(self) < STATE:  # below its state there was nothing: zeros were given
             raise NotCodableError
-        return self.pop(sizes, n)
 
     def push_normal(self, z: Tensor, bits: int) -> None:
         """Integers in units of 2^-bits, normal numbers by their nature, and none refused."""
@@ -132,29 +147,30 @@ def scale(stack: Stack, x: Tensor, ratio: Tensor, bits: int) -> Tensor:
     Raises:
         NotCodableError: a value of ``LARGEST`` or more, or the stack has too few bits to borrow.
     """
-    if x.numel() and x.abs().max() >= LARGEST:
+    y, ratios = _array(x), _array(ratio)
+    if len(y) and max(y.max(), -y.min()) >= LARGEST:
         raise NotCodableError
-    found = []
-    for part, r in zip(*_turns(x, ratio), strict=True):
-        y = part * r + stack.borrow(r)
-        stack.push(y & (2**bits - 1), 2**bits)
-        found.append(y >> bits)
-    return torch.cat(found).view(x.shape).to(x.device)
+    y = y * ratios
+    for part, r in zip(*_turns(y, ratios.astype(np.int32)), strict=True):
+        part += stack._decode(r)
+        stack._check_borrowed()
+        stack._encode((part & (2**bits - 1)).astype(np.int32), 2**bits)
+    return torch.from_numpy(y >> bits).view(x.shape).to(x.device)
 
 
 def unscale(stack: Stack, z: Tensor, ratio: Tensor, bits: int) -> Tensor:
     """The inverse of ``scale``."""
-    found = []
-    for part, r in reversed(list(zip(*_turns(z, ratio), strict=True))):
-        y = (part << bits) + stack.pop(2**bits, len(part))
-        x = torch.div(y, r, rounding_mode="floor")
-        stack.push(y - r * x, r)
-        found.append(x)
-    return torch.cat(found[::-1]).view(z.shape).to(z.device)
+    x = _array(z) << bits
+    for part, r in reversed(list(zip(*_turns(x, _array(ratio).astype(np.int32)), strict=True))):
+        part += stack._decode(2**bits, len(part))
+        quotient = part // r
+        stack._encode((part - quotient * r).astype(np.int32), r)
+        part[:] = quotient
+    return torch.from_numpy(x).view(z.shape).to(z.device)
 
 
-def _turns(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    return [t.flatten().cpu().tensor_split(CHUNKS) for t in tensors]
+def _turns(*arrays: np.ndarray) -> list[list[np.ndarray]]:
+    return [np.array_split(a, CHUNKS) for a in arrays]
 
 
 def bin_of(z: Tensor, bits: int) -> Tensor:
@@ -174,8 +190,12 @@ def _bins() -> constriction.stream.model.Categorical:
     return constriction.stream.model.Categorical(counts / 2.0**PRECISION, perfect=False)
 
 
+def _array(x: Tensor) -> np.ndarray:
+    return x.flatten().cpu().numpy()
+
+
 def _numbers(x: Tensor) -> np.ndarray:
-    return x.flatten().cpu().numpy().astype(np.int32)
+    return _array(x).astype(np.int32)
 
 
 def _tensor(x: np.ndarray) -> Tensor:

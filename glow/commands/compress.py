@@ -18,6 +18,7 @@ from glow.checkpoint import load
 from glow.codec import Coder
 from glow.codec.file import DamagedError, Header, read, read_header, write
 from glow.codec.labels import cheapest_labels
+from glow.commands.allocator import keep_freed_memory
 from glow.commands.inputs import as_list, choose_device, make_folder
 from glow.commands.originals import is_picture_name, originals
 from glow.commands.session import Session
@@ -38,6 +39,7 @@ def compress(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UsageError: a setting that cannot work, or a damaged file.
     """
+    keep_freed_memory()
     check_bool("verify", cfg.verify)
     if cfg.limit is not None:
         check_positive("limit", cfg.limit, integer=True)
@@ -136,9 +138,7 @@ def _coder_of(cfg: DictConfig, header: Header) -> Coder:
 
 def _read(coder: Coder, file: Any, header: Header, what: str) -> Iterator[Any]:
     with tqdm(total=header.images, desc=what, unit=" images", disable=not sys.stderr.isatty()) as bar:
-        for block in read(coder, file, header):
-            bar.update(len(block.images))
-            yield block
+        yield from read(coder, file, header, lambda done: bar.update(done - bar.n))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.codec import file as files
+from glow.codec import lanes
 from glow.commands import originals
 from glow.commands.compress import compress
 from glow.commands.main import compose
@@ -100,7 +100,7 @@ def test_a_file_of_another_s_model(call: Any, tiny_run: Path) -> None:
 
 
 def test_damage_leaves_what_is_before_it(call: Any, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BLOCK", 8)
+    monkeypatch.setattr(lanes, "BLOCK", 8)
     call(f"ckpt={tiny_run}", "limit=20")
     data = Path("pictures.glow").read_bytes()
     Path("cut.glow").write_bytes(data[:-5])
