@@ -123,14 +123,14 @@ class Mixed(Step):
         return x[..., self.order]
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
-        z = z[..., self.order.argsort()].clone()
+        z = z[..., self.order.argsort()].double()
         channels = range(z.shape[-1])
         for i in channels[1:]:
-            z[..., i] -= _product(z[..., :i], self.lower[i : i + 1, :i])[..., 0]
-        z = unscale(stack, self.sign * z, self.ratio.expand_as(z), SCALE_BITS)
+            z[..., i] -= _rounded(z[..., :i] @ self.lower[i, :i])
+        z = unscale(stack, self.sign * z.long(), self.ratio.expand_as(z), SCALE_BITS).double()
         for i in reversed(channels[:-1]):
-            z[..., i] -= _product(z[..., i + 1 :], self.upper[i : i + 1, i + 1 :])[..., 0]
-        return z - self.shift
+            z[..., i] -= _rounded(z[..., i + 1 :] @ self.upper[i, i + 1 :])
+        return z.long() - self.shift
 
 
 class Coupled(Step):
@@ -221,17 +221,21 @@ def step_of(bijection: Bijection, name: str) -> Step:
     raise UsageError(f"{name}: {type(bijection).__name__} has no form in integers")
 
 
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """Sums of x (..., n) by the rows of matrix (m, n), in units of 2^-MATRIX_BITS, rounded: int64 (..., m)."""
-    return (x.double() @ matrix.T * 2.0**-MATRIX_BITS + 0.5).floor().long()
-
-
 def _exact_product(x: Tensor, matrix: Tensor) -> Tensor:
-    """``_product`` of values that leave its sums below 2^53: exact in any order. Raises ``NotCodableError`` for others."""
+    """Sums of x (..., n) by the rows of matrix (n, n), rounded: int64. They stay below 2^53: exact in any order.
+
+    Raises:
+        NotCodableError: they would not.
+    """
     largest = matrix.abs().sum(1).max().clamp(min=1)
     if x.numel() and x.abs().max() >= 2.0**52 / largest:
         raise NotCodableError
-    return _product(x, matrix)
+    return _rounded(x.double() @ matrix.T).long()
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """From units of 2^-MATRIX_BITS to whole numbers, float64."""
+    return sums.mul_(2.0**-MATRIX_BITS).add_(0.5).floor_()
 
 
 def _second(x: Tensor) -> Tensor:
