@@ -25,16 +25,17 @@ def ratios(factor: Tensor) -> Tensor:
 @cache
 def sigmoid_scales(min_scale: float) -> Tensor:
     """Of ``Affine``, for numbers in units of 2^-TABLE_BITS."""
-    return ratios(min_scale + (1 - min_scale) * sigmoid(_table_points() + SCALE_OFFSET))
+    return ratios(min_scale + (1 - min_scale) * sigmoid(table_points() + SCALE_OFFSET))
 
 
 @cache
 def exponential_scales() -> Tensor:
     """Of a prior, for log standard deviations in units of 2^-TABLE_BITS."""
-    return ratios(exp(-_table_points()))
+    return ratios(exp(-table_points()))
 
 
-def _table_points() -> Tensor:
+def table_points() -> Tensor:
+    """The numbers that tables are over, float64."""
     return torch.arange(-TABLE_END * 2**TABLE_BITS, TABLE_END * 2**TABLE_BITS + 1).double() / 2**TABLE_BITS
 
 

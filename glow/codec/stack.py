@@ -86,13 +86,13 @@ class Stack:
         found[many] = _tensor(self._decode(_numbers(sizes[many])))
         return found
 
-    def borrow(self, size: int, n: int) -> Tensor:
+    def borrow(self, sizes: Tensor | int, n: int = 0) -> Tensor:
         """``pop`` of what was pushed as something else.
 
         Raises:
             NotCodableError: the stack held fewer bits; it is to be restored.
         """
-        found = self.pop(size, n)
+        found = self.pop(sizes, n)
         self._check_borrowed()
         return found
 

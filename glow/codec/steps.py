@@ -16,6 +16,7 @@ from glow.bijections import (
     Bijection,
     Coupling,
     Halves,
+    LogisticMixture,
     LUConv1x1,
     Permutation,
     Shift,
@@ -23,6 +24,7 @@ from glow.bijections import (
 )
 from glow.bijections.actnorm import LOG_SCALE_FACTOR
 from glow.bijections.prior import GaussianPrior, SplitPrior, TopPrior
+from glow.codec.curves import Mixtures
 from glow.codec.fixed import BITS, FixedNet, rounded
 from glow.codec.ratios import SCALE_BITS, exponential_scales, looked_up, ratios, sigmoid_scales
 from glow.codec.stack import NotCodableError, Stack, scale, unscale
@@ -134,35 +136,39 @@ class Mixed(Step):
 
 
 class Coupled(Step):
-    """A ``Coupling`` of halves that shifts, or shifts and then scales."""
+    """A ``Coupling`` of halves: a mixture of logistics or none, a shift, and a scale or none."""
 
     table: Tensor | None
 
     def __init__(self, coupling: Coupling, name: str) -> None:
         super().__init__()
         f = coupling.elementwise
-        affine = isinstance(f, Affine) and f.scale == "sigmoid"
-        if not affine and not isinstance(f, Shift):
+        if not (isinstance(f, (Shift, LogisticMixture)) or (isinstance(f, Affine) and f.scale == "sigmoid")):
             raise UsageError(f"{name}: a coupling by {f} has no form in integers")
         if coupling.mask != Halves():
             raise UsageError(f"{name}: a coupling with {coupling.mask} has no form in integers")
         self.network = FixedNet(coupling.network, BITS, name)
-        self.register_buffer("table", sigmoid_scales(f.min_scale) if isinstance(f, Affine) else None)
+        self.mixtures = Mixtures(f) if isinstance(f, LogisticMixture) else None
+        self.register_buffer("table", None if isinstance(f, Shift) else sigmoid_scales(f.min_scale))
 
     def forward(self, stack: Stack, x: Tensor, context: Tensor | None) -> Tensor:
         given, moved = x.tensor_split([x.shape[-1] // 2], dim=-1)
-        h = self.network(given, context)
-        if self.table is None:
-            return torch.cat((given, moved + h), dim=-1)
-        moved = scale(stack, moved + h[..., 0::2], looked_up(self.table, h[..., 1::2]), SCALE_BITS)
+        h = self.network(given, context).unflatten(-1, (moved.shape[-1], -1))
+        if self.mixtures is not None:
+            moved = self.mixtures(stack, moved, h[..., 2:])
+        moved = moved + h[..., 0]
+        if self.table is not None:
+            moved = scale(stack, moved, looked_up(self.table, h[..., 1]), SCALE_BITS)
         return torch.cat((given, moved), dim=-1)
 
     def inverse(self, stack: Stack, z: Tensor, context: Tensor | None) -> Tensor:
         given, moved = z.tensor_split([z.shape[-1] // 2], dim=-1)
-        h = self.network(given, context)
-        if self.table is None:
-            return torch.cat((given, moved - h), dim=-1)
-        moved = unscale(stack, moved, looked_up(self.table, h[..., 1::2]), SCALE_BITS) - h[..., 0::2]
+        h = self.network(given, context).unflatten(-1, (moved.shape[-1], -1))
+        if self.table is not None:
+            moved = unscale(stack, moved, looked_up(self.table, h[..., 1]), SCALE_BITS)
+        moved = moved - h[..., 0]
+        if self.mixtures is not None:
+            moved = self.mixtures.inverse(stack, moved, h[..., 2:])
         return torch.cat((given, moved), dim=-1)
 
 

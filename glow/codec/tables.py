@@ -17,6 +17,9 @@ END = 8
 """The normal distribution is cut to [-END, END], where its distribution function is 0 and 1."""
 BIN = 64
 """Bins per unit, within which the density is taken as constant: it costs 1e-5 bits a value."""
+PIECES = 2**12
+"""Of an octave, within which ``exponential`` and ``logarithm`` are linear: they are right to 1e-8."""
+MANTISSA = 52
 
 
 def exact(function: Callable[[Decimal], Decimal], values: Tensor) -> Tensor:
@@ -88,3 +91,34 @@ def bin_probabilities(bits: int) -> np.ndarray:
 def power_of_two_above(value: float) -> int:
     """The least e with value < 2^e, exactly."""
     return math.frexp(value)[1]
+
+
+@cache
+def _octave() -> tuple[Tensor, Tensor]:
+    """2^i/PIECES and log(1 + i/PIECES), i = 0 .. PIECES."""
+    i = torch.arange(PIECES + 1).double() / PIECES
+    return exact(lambda v: 2**v, i), exact(lambda v: (1 + v).ln(), i)
+
+
+def exponential(v: Tensor) -> Tensor:
+    """exp of float64 numbers from -700 to 700; monotone up to its last bits."""
+    at = v * (1 / math.log(2))
+    octave = at.floor()
+    i = (at - octave) * PIECES
+    fraction = _between(_octave()[0].to(v.device), i)
+    return fraction * ((octave.long() + 1023) << MANTISSA).view(torch.float64)
+
+
+def logarithm(v: Tensor) -> Tensor:
+    """log of positive float64 numbers, none of them subnormal; monotone up to its last bits."""
+    bits = v.view(torch.int64)
+    octave = (bits >> MANTISSA) - 1023
+    i = (bits & (2**MANTISSA - 1)).double() * (PIECES / 2**MANTISSA)
+    return octave.double() * math.log(2) + _between(_octave()[1].to(v.device), i)
+
+
+def _between(table: Tensor, i: Tensor) -> Tensor:
+    """The piecewise linear function that is table[i] at whole numbers i in 0 .. len(table) - 2."""
+    whole = i.floor().clamp(max=len(table) - 2)
+    low = table[whole.long()]
+    return low + (i - whole) * (table[whole.long() + 1] - low)

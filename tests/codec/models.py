@@ -22,6 +22,13 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "additive": {"event_shape": (3, 8, 12), "grey_levels": 32, "coupling": "additive"},
     "shuffled": {"event_shape": (1, 8, 8), "grey_levels": 17, "permutation": "shuffle", "learned_top": False},
+    "mixture": {
+        "event_shape": (3, 8, 8),
+        "gaussianize": True,
+        "coupling": "mixture",
+        "components": 3,
+        "min_scale": 0.1,
+    },
     "binary": {"event_shape": (2, 4, 4), "grey_levels": 2, "gaussianize": True},
     "white": {"event_shape": (1, 8, 8), "grey_levels": 4, "gaussianize": True},
 }

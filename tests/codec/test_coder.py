@@ -229,7 +229,6 @@ else:
 @pytest.mark.parametrize(
     ("flow", "what"),
     [
-        (lambda: Glow((1, 4, 4), depth=1, width=4, levels=1, coupling="mixture"), "coupling: a coupling by LogisticMixture"),
         (lambda: Glow((1, 4, 4), depth=1, width=4, levels=1, permutation="full"), "mixing: FullConv1x1"),
         (lambda: Glow((1, 4, 4), depth=1, levels=1, network=_Own), "coupling: a network _Own"),
         (lambda: RealNVP((2,)), "RealNVP: only flows of images"),
