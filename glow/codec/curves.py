@@ -4,7 +4,8 @@ A function H from integers to finer ones, which grows at every step, is coded as
 H(x + 1) - 1, which one is borrowed, and its low bits are pushed. So bits are paid for the slope at every place.
 """
 
-from functools import cache
+from functools import cache, reduce
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ LEAST = 2
 """What is added to H at every step: more than rounding takes away where mixtures are flat. It is a slope of 2^-11."""
 FAR = 600
 """Scales between a value and a component, at most: from there on logistics are no float64."""
+SECANTS = 16
 LOWEST_SHARE = -60
 """Of a component beside the largest, a logarithm."""
 
@@ -89,27 +91,40 @@ class Curve(NamedTuple):
 
     def at(self, x: Tensor) -> Tensor:
         r"""H: :math:`\log \sum_k \pi_k \sigma(v_k) - \log \sum_k \pi_k \sigma(-v_k)` and a bit of x, int64 (N,)."""
-        below = above = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for share, v in zip(self.share, self._distances(x), strict=True):
-            small = exponential(-v.abs().clamp(max=FAR))
-            large = share / (1 + small)
-            small = large * small
-            below = below + torch.where(v > 0, large, small)
-            above = above + torch.where(v > 0, small, large)
-        return ((logarithm(below) - logarithm(above)) * FINE).floor().long() + LEAST * x
+        v = self._distances(x)
+        small = exponential(-v.abs().clamp(max=FAR))
+        large = self.share / (1 + small)
+        small = large * small
+        below, above = torch.where(v > 0, large, small), torch.where(v > 0, small, large)
+        logit = logarithm(_sum(below)) - logarithm(_sum(above))
+        return (logit * FINE).floor().long() + LEAST * x
 
     def is_far(self, x: Tensor) -> bool:
         """Whether a value is beyond ``FAR`` from a component."""
         return bool((self._distances(x).abs() >= FAR).any())
 
     def place_of(self, y: Tensor) -> Tensor:
-        """The x with H(x) <= y < H(x + 1), by bisection: (N,) -> (N,), int64."""
+        """The x with H(x) <= y < H(x + 1): (N,) -> (N,), int64.
+
+        By the Illinois method (Dowell and Jarratt 1971), which halves what an end that stays is away, and bisection of what it
+        left after ``SECANTS`` steps.
+        """
         low, high = self._between(y)
-        for _ in range(int((high - low).clamp(min=1).max()).bit_length() if len(y) else 0):
-            middle = (low + high) >> 1
-            above = self.at(middle) <= y
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return low
+        below, above = (self.at(low) - y).double(), (self.at(high) - y).double()
+        was_low = torch.zeros_like(y, dtype=torch.bool)
+        for step in count():
+            width = high - low
+            if not (width > 1).any():
+                return low
+            secant = (width * (below / (below - above))).long() if step < SECANTS else width >> 1
+            x = low + secant.clamp(min=1).minimum((width - 1).clamp(min=0))
+            off = (self.at(x) - y).double()
+            is_low = off <= 0
+            again = is_low == was_low if step else torch.zeros_like(is_low)
+            below = torch.where(is_low, off, torch.where(again, below / 2, below))
+            above = torch.where(is_low, torch.where(again, above / 2, above), off)
+            low, high, was_low = torch.where(is_low, x, low), torch.where(is_low, high, x), is_low
+        raise AssertionError
 
     def _distances(self, x: Tensor) -> Tensor:
         return (x - self.mean) * self.inverse_scale / 2**BITS
@@ -132,3 +147,8 @@ def _inverse_scales() -> Tensor:
     """1/s of ``tanh_log_scale``, for raw scales in units of 2^-TABLE_BITS."""
     b = LARGEST_LOG_SCALE
     return exp(-b * exact(lambda v: 1 - 2 / ((2 * v).exp() + 1), table_points() / b))
+
+
+def _sum(parts: Tensor) -> Tensor:
+    """Over (K, N), one after another: a library's sums may go in another order."""
+    return reduce(torch.add, parts.unbind())
