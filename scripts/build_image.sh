@@ -35,7 +35,6 @@ run() { b run --isolation chroot "$@"; }
 
 # The tests first: their build needs the most disk.
 make_container test glow-test "$@"
-# shellcheck disable=SC2086
 run "$container" -- pytest ${PYTEST:--n 2 --dist worksteal}
 say "tests passed"
 b rm "$container" >/dev/null
@@ -47,7 +46,6 @@ mkdir "$dir/outputs" "$dir/data"
 chown 1000 "$dir/outputs" "$dir/data"
 for command in "touch data/written" "python train.py debug=fast" "python train.py debug=fast compile=true" "python sample.py ckpt=mnist"; do
     say "$command"
-    # shellcheck disable=SC2086
     run --volume "$dir/outputs:/glow/outputs" --volume "$dir/data:/glow/data" "$container" -- $command
 done
 find "$dir/outputs" "$dir/data" -type f -printf '%U %P\n' | sort
