@@ -13,7 +13,7 @@ container=
 start=$(date +%s)
 b() { buildah --storage-driver vfs "$@"; }
 say() { echo "$(($(date +%s) - start)) s  $*"; }
-trap 'rm -rf "$dir"; b rm $container >/dev/null 2>&1; b rmi glow-base glow-test >/dev/null 2>&1' EXIT
+trap 'set +e; rm -rf "$dir"; b rm $container >/dev/null 2>&1; b rmi glow-base glow-test >/dev/null 2>&1' EXIT
 trap 'exit 1' INT TERM
 
 container=$(b from scratch)
