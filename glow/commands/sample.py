@@ -107,7 +107,7 @@ def draw_reconstructions(session: Session) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for finest in range(len(latents) + 1):
         decoded = session.decode(
-            redraw(latents, finest, temperature, session.generator("redraw")), y, "reconstructions"
+            redraw(latents, range(finest), temperature, session.generator("redraw")), y, "reconstructions"
         )
         rows.append(decoded.images)
         errors.append((decoded.images.int() - x.int()).abs().float())

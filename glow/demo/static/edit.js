@@ -1,0 +1,1 @@
+export default { title: "Edit", about: "", models: "images", show() {} };

@@ -1,0 +1,1 @@
+export default { title: "Scales", about: "", models: "images", show() {} };
