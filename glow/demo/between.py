@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from glow.commands.session import Session
 from glow.commands.samples import decode_warnings
+from glow.commands.session import Session
 from glow.demo.ask import Ask, as_pngs
 from glow.demo.images import latents
 from glow.demo.jobs import Event

@@ -76,7 +76,9 @@ def _picture(ask: Ask, ref: str) -> Tensor:
     if kind == "sample" and rest.count(":") == 5:
         words = [_plain(word) for word in rest.split(":")]
         names = ("seed", "temperature", "label", "guidance", "n")
-        own = Ask(ask.models, ask.uploads, ask.job, {"model": ask.model} | dict(zip(names, words, strict=False)))
+        own = Ask(
+            ask.models, ask.uploads, ask.job, {"model": ask.model} | dict(zip(names, words, strict=False))
+        )
         images = samples(own, drawing(own))[0].images
         if isinstance(words[-1], int) and 0 <= words[-1] < len(images):
             return images[words[-1]]

@@ -56,8 +56,8 @@ class Jobs:
     turn on in the middle.
     """
 
-    MOST = 64
-    """Jobs that wait, of all visitors together."""
+    MOST, MOST_EACH = 64, 16
+    """Jobs of all visitors together, and of one."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.MOST, thread_name_prefix="job")
@@ -83,8 +83,9 @@ class Jobs:
         job = Job(self, visitor, control, receive)
         with self._changed:
             before = self._jobs.get((visitor, control))
-            if before is None and len(self._jobs) >= self.MOST:
-                raise UsageError(f"{self.MOST} requests wait already: try again in a moment")
+            mine = sum(key[0] == visitor for key in self._jobs)
+            if before is None and (len(self._jobs) >= self.MOST or mine >= self.MOST_EACH):
+                raise UsageError("too many requests wait already: try again in a moment")
             self._jobs[visitor, control] = job
         if before is not None:
             before.stop()

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -115,7 +115,7 @@ class Models:
     def session(self, name: str, **settings: Any) -> Session:
         """A call of ``sample`` with these settings of ``conf/sample.yaml``; see ``open``."""
         session = copy.copy(self.open(name).session)
-        session.cfg = OmegaConf.merge(self.base, settings)
+        session.cfg = cast(DictConfig, OmegaConf.merge(self.base, settings))
         session.files = []
         return session
 

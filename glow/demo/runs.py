@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,19 @@ def list_runs(ask: Ask) -> Event:
     """All runs, those that changed last first, with their test figure if they are finished."""
     found = []
     for name, folder in runs_below(ask.models.output_dir).items():
-        changed = max(path.stat().st_mtime for path in (folder / "config.yaml", folder / "metrics.csv") if path.is_file())
+        changed = max(path.stat().st_mtime for path in folder.iterdir() if path.suffix in (".yaml", ".csv"))
         found.append({"name": name, "changed": changed, "test": _test(folder)})
     return {"runs": sorted(found, key=lambda run: -run["changed"])}
 
 
 def show_runs(ask: Ask) -> Event:
-    """The curves of some runs, and the names of their pictures; with ``known``, only of those that changed since."""
+    """The curves of some runs, and the names of their pictures, the newest first."""
     runs = runs_below(ask.models.output_dir)
     shown = {}
     for name in ask.refs("runs", MOST_RUNS):
         check_choice("runs", name, runs)
-        shown[name] = {"curves": curves(runs[name]), "pictures": _pictures(runs[name]), "test": _test(runs[name])}
+        folder = runs[name]
+        shown[name] = {"curves": curves(folder), "pictures": _pictures(folder), "test": _test(folder)}
     return {"runs": shown}
 
 
@@ -52,15 +54,16 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         with (folder / "metrics.csv").open(newline="") as file:
             for row in csv.DictReader(file):
                 for key, value in row.items():
-                    if key and key != "step" and value and row["step"]:
-                        found.setdefault(key, []).append((int(row["step"]), float(value)))
+                    wanted = key and key.startswith(("train/", "val/")) and value and row["step"]
+                    if wanted and math.isfinite(number := float(value)):
+                        found.setdefault(key, []).append((int(row["step"]), number))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise UsageError(f"metrics.csv of {folder.name} cannot be read ({error})") from error
     return {
-        key: points[:: -(-len(points) // POINTS)] for key, points in found.items() if key.startswith(("train/", "val/"))
-    }
+        key: points[:: -1 - len(points) // POINTS][::-1] for key, points in found.items()
+    }  # with the last
 
 
 def _pictures(folder: Path) -> list[dict[str, Any]]:

@@ -137,5 +137,7 @@ def _decoded(content: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # PIL raises many kinds
-        raise UsageError(f"this file is no picture that can be read; take one of {', '.join(FORMATS)}") from error
+        raise UsageError(
+            f"this file is no picture that can be read; take one of {', '.join(FORMATS)}"
+        ) from error
     raise UsageError(f"this picture has more than {MOST_PIXELS // 1_000_000} million pixels")

@@ -90,7 +90,8 @@ class Page:
         try:
             settings = _settings(await _body(request, MOST_SETTINGS))
             visitor = request.headers.get("x-visitor", "")[:64]
-            job = self.jobs.start(visitor, request.path_params["name"], work, receive)
+            control = f"{request.path_params['name']} {str(settings.get('control'))[:30]}"
+            job = self.jobs.start(visitor, control, work, receive)
         except UsageError as error:
             return JSONResponse({"error": str(error)}, 400)
         return StreamingResponse(_lines(request, job, events), media_type="application/x-ndjson")

@@ -30,8 +30,8 @@ function show(page) {
   });
   const moved = () => {
     const [across, down] = [page.get("across", 0.5), page.get("down", 0.5)];
-    point.style.left = `${100 * across}%`;
-    point.style.top = `${100 * down}%`;
+    point.style.left = `${(100 * (0.5 + across * (STEPS - 1))) / STEPS}%`; // from the middle of one image to that of another
+    point.style.top = `${(100 * (0.5 + down * (STEPS - 1))) / STEPS}%`;
     showPoint({ ...common(), across, down });
   };
   function redraw() {
@@ -46,7 +46,7 @@ function show(page) {
   const down = slider(page, "down", "Down", range, moved);
   const drag = (event) => {
     const box = sheet.getBoundingClientRect();
-    const share = (at, from, size) => Math.min(1, Math.max(0, (at - from) / size)).toFixed(3);
+    const share = (at, from, size) => Math.min(1, Math.max(0, (((at - from) / size) * STEPS - 0.5) / (STEPS - 1))).toFixed(3);
     across.move(share(event.clientX, box.left, box.width));
     down.move(share(event.clientY, box.top, box.height));
     moved();

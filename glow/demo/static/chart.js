@@ -20,13 +20,13 @@ export function ticks(low, high, count = 5) {
   return found;
 }
 
-// Lines {name, points: [[step, value], ...], dashed} with a number each for its colour. The lowest 95 % of the values decide the
-// upper end: the first steps of a training are far off.
+// Lines {points: [[step, value], ...], dashed, colour}, the last a number. Of many values the lowest 90 % decide the upper end: the
+// first steps of a training are far off.
 export function chart(title, lines) {
   const points = lines.flatMap((line) => line.points.filter(([, y]) => Number.isFinite(y)));
   const xs = points.map(([x]) => x);
   const ys = points.map(([, y]) => y).sort((a, b) => a - b);
-  const [x1, y0, y1] = [Math.max(...xs, 1), ys[0] ?? 0, ys[Math.floor(0.95 * (ys.length - 1))] ?? 1];
+  const [x1, y0, y1] = [Math.max(...xs, 1), ys[0] ?? 0, ys[Math.floor((ys.length > 30 ? 0.9 : 1) * (ys.length - 1))] ?? 1];
   const pad = 0.06 * (y1 - y0 || 1);
   const [low, high] = [y0 - pad, y1 + pad];
   const x = (v) => LEFT + (v / x1) * (WIDTH - LEFT - RIGHT);

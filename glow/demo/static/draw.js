@@ -57,7 +57,7 @@ function show(page) {
       seed,
       another,
       choice(page, "n", "Samples", counts, changed),
-      element("div", { class: "row" }, button("Download PNG", () => download("png")), button("Download npy", () => download("npy"))),
+      element("div", { class: "row" }, button("Save PNG", () => download("png")), button("Save npy", () => download("npy"))),
     ],
     grid,
     taken,

@@ -120,6 +120,7 @@ async function show() {
     return;
   }
   const page = new Page(name, new URLSearchParams(query), leave.signal);
+  remember(name, page.settings);
   page.root.replaceChildren();
   page.say("");
   page.fail("");

@@ -5,6 +5,7 @@ import { element, layout, picture } from "./widgets.js";
 
 const EVERY = 2000; // milliseconds
 const MOST = 6;
+const UNITS = { bpd: "bits per dimension", nll: "nats" };
 
 export default {
   title: "Runs",
@@ -56,15 +57,15 @@ async function show(page) {
     const units = new Map(); // bits/dim and nats have a chart each
     Object.entries(runs).forEach(([name, run], colour) => {
       for (const [key, points] of Object.entries(run.curves)) {
-        const unit = key.match(/^(?:train|val)\/(bpd|nats)$/)?.[1];
-        if (!unit) continue;
+        const unit = key.split("/")[1];
+        if (!(unit in UNITS || `train/${unit}_step` in run.curves)) continue;
         if (!units.has(unit)) units.set(unit, []);
-        units.get(unit).push({ name, points, colour, dashed: key.startsWith("train") });
+        units.get(unit).push({ points, colour, dashed: key.startsWith("train") });
       }
     });
     curves.replaceChildren(
       ...[...units].map(([unit, lines]) => {
-        const title = unit === "bpd" ? "bits per dimension" : "nats";
+        const title = UNITS[unit] ?? unit;
         return element("figure", {}, element("figcaption", {}, `${title}: validation, and training (dashed)`), chart(title, lines));
       }),
     );
@@ -99,6 +100,6 @@ async function show(page) {
 function words(run) {
   const tests = Object.entries(run.test).filter(([, v]) => typeof v === "number");
   if (tests.length) return `Test: ${tests.map(([kind, v]) => `${v.toFixed(3)} (${kind})`).join(", ")}`;
-  const last = run.curves["val/bpd"]?.at(-1) ?? run.curves["val/nats"]?.at(-1);
+  const last = run.curves["val/bpd"]?.at(-1) ?? run.curves["val/nll"]?.at(-1);
   return last ? `Step ${last[0]}: validation ${last[1].toFixed(3)}` : "No validation yet";
 }

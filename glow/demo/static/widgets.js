@@ -121,7 +121,7 @@ export function imagePicker(page, key, text, fallback, changed) {
     type: "number", min: 0, max: Math.max(0, page.model.examples - 1), step: 1, inputmode: "numeric", "aria-label": `${text}: number of a test image`,
     change: () => pick(`test:${Math.max(0, Math.round(Number(index.value) || 0))}`),
   });
-  const another = button("Another", () => pick(`test:${Math.floor(Math.random() * page.model.examples)}`), { "aria-label": `${text}: another test image` });
+  const another = button("Random", () => pick(`test:${Math.floor(Math.random() * page.model.examples)}`), { "aria-label": `${text}: random test image` });
   const file = element("input", {
     type: "file", accept: "image/*", "aria-label": `${text}: upload a picture`,
     change: () => page.try(async () => file.files.length && pick(await upload(file.files[0], page.signal))),
@@ -129,7 +129,7 @@ export function imagePicker(page, key, text, fallback, changed) {
   let ref = page.get(key, fallback);
   const show = () =>
     page.try(async () => {
-      const found = await page.once(`images`, { images: [ref] });
+      const found = await page.once("images", { images: [ref], control: key });
       if (!found) return;
       image.src = found.images[0];
       image.alt = `${text}: ${describe(ref)}`;
@@ -143,8 +143,8 @@ export function imagePicker(page, key, text, fallback, changed) {
     await changed(ref);
     await show();
   };
-  const tests = page.model.examples ? [element("div", { class: "row" }, index, another)] : [];
-  const made = element("fieldset", { class: "picker" }, element("legend", {}, text), image, element("div", {}, words, ...tests, file));
+  const tests = page.model.examples ? element("div", { class: "row" }, index, another) : null;
+  const made = element("fieldset", { class: "picker" }, element("legend", {}, text), image, element("div", {}, words, tests, element("label", { class: "upload" }, "Upload", file)));
   made.ready = show();
   made.value = () => ref;
   made.pick = pick;
