@@ -124,15 +124,15 @@ class Models:
         session = self.open(name).session
         density, saved = session.density, session.saved
         try:
-            examples = len(session.data.x)
+            examples, y = len(session.data.x), session.data.y
         except UsageError:  # the data is not on this machine
-            examples = 0
+            examples, y = 0, None
         return {
             "name": name, "kind": density.kind, "shape": list(density.event_shape), "levels": density.grey_levels,
             "classes": density.classes, "steps": saved.steps, "recipe": type(density).__name__,
             "latents": isinstance(density, Flow) and density.base.is_normal,
             "scales": [list(s) for s in density.latent_shapes] if isinstance(density, Flow) else [],
-            "examples": examples, "data": (saved.dataset or {}).get("name"),
+            "examples": examples, "labels": [] if y is None else y.unique().tolist(),
         }  # fmt: skip
 
 

@@ -1,8 +1,33 @@
-"""The view Scales: latents of single scales drawn anew."""
+"""The view Scales: what each scale of the model holds of an image."""
 
-from collections.abc import Callable
-
-from glow.demo.ask import Ask
+from glow.demo.ask import Ask, as_pngs
+from glow.demo.images import latents, pictures
 from glow.demo.jobs import Event
+from glow.evaluation.latents import redraw
 
-HANDLERS: dict[str, Callable[[Ask], Event]] = {}
+
+def scales(ask: Ask) -> Event:
+    """For every scale, ``n`` images with its latents drawn anew, and ``n`` with those of all others; finest first.
+
+    With each row its mean error in grey levels.
+    """
+    session = ask.session(
+        mode="reconstruct",
+        seed=ask.integer("seed", 0, 2**31, 0),
+        temperature=ask.number("temperature", 0, 3, 0.7),
+    )
+    refs, n = ask.refs("images", 1), ask.integer("n", 1, 12, 6)
+    x, y = pictures(ask, session, refs)
+    kept = [z.expand(n, *z.shape[1:]) for z in latents(ask, session, refs)]
+    rows = []
+    for scale in range(len(kept)):
+        for drawn in ({scale}, set(range(len(kept))) - {scale}):
+            changed = redraw(kept, drawn, session.cfg.temperature, session.generator("redraw"))
+            images = session.decode(changed, None if y is None else y.expand(n), "images").images
+            error = float((images.int() - x.int()).abs().float().mean())
+            rows.append({"drawn": sorted(drawn), "images": as_pngs(images, session.levels), "error": error})
+            ask.check()
+    return {"image": as_pngs(x, session.levels)[0], "rows": rows}
+
+
+HANDLERS = {"scales": scales}

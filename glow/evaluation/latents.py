@@ -135,6 +135,17 @@ def sheet(corners: Tensor, across: Tensor, down: Tensor, path: str = "great_circ
     return walk(left, right, across).transpose(0, 1).flatten(0, 1)
 
 
+def move(vectors: Tensor, directions: Tensor, strengths: Tensor) -> Tensor:
+    """Latent vectors moved along directions, by several strengths each: (N * S, D), the strengths of a vector in a row.
+
+    Args:
+        vectors: (N, D).
+        directions: (K, D).
+        strengths: (S, K), of every direction.
+    """
+    return (vectors[:, None] + strengths @ directions).flatten(0, 1)
+
+
 def redraw(
     latents: Sequence[Tensor], scales: Container[int], temperature: float, generator: torch.Generator
 ) -> Latents:
