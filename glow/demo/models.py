@@ -103,7 +103,7 @@ class Models:
             session = Session(self.base, saved, saved.flow(self.cfg.weights).to(self.device))
             if saved.dataset is not None:
                 root = self.cfg.dataset.root
-                given = {"root": root} if root and "kind" in saved.dataset else {}
+                given = {"root": root} if root and {"kind", "root"} <= saved.dataset.keys() else {}
                 # As if it was not typed: nothing is downloaded, and nothing written.
                 session.sources = (data_source(given, saved)._replace(typed=False), None)
             self._opened[key] = Opened(session, Results())

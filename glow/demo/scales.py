@@ -7,7 +7,7 @@ from glow.evaluation.latents import redraw
 
 
 def scales(ask: Ask) -> Event:
-    """For every scale, ``n`` images with its latents drawn anew, and ``n`` with those of all others; finest first.
+    """For every scale, ``n`` images with its latents drawn anew, then ``n`` with those of all others; finest first.
 
     With each row its mean error in grey levels.
     """
@@ -19,14 +19,15 @@ def scales(ask: Ask) -> Event:
     refs, n = ask.refs("images", 1), ask.integer("n", 1, 12, 6)
     x, y = pictures(ask, session, refs)
     kept = [z.expand(n, *z.shape[1:]) for z in latents(ask, session, refs)]
+    every = range(len(kept))
+    sets = [(scale,) for scale in every] + [tuple(i for i in every if i != scale) for scale in every]
     rows = []
-    for scale in range(len(kept)):
-        for drawn in ({scale}, set(range(len(kept))) - {scale}):
-            changed = redraw(kept, drawn, session.cfg.temperature, session.generator("redraw"))
-            images = session.decode(changed, None if y is None else y.expand(n), "images").images
-            error = float((images.int() - x.int()).abs().float().mean())
-            rows.append({"drawn": sorted(drawn), "images": as_pngs(images, session.levels), "error": error})
-            ask.check()
+    for drawn in dict.fromkeys(sets):  # of two scales, all but one is the other
+        changed = redraw(kept, drawn, session.cfg.temperature, session.generator("redraw"))
+        images = session.decode(changed, None if y is None else y.expand(n), "images").images
+        error = float((images.int() - x.int()).abs().float().mean())
+        rows.append({"drawn": drawn, "images": as_pngs(images, session.levels), "error": error})
+        ask.check()
     return {"image": as_pngs(x, session.levels)[0], "rows": rows}
 
 

@@ -13,6 +13,10 @@ export default {
   show,
 };
 
+function figure(image, words) {
+  return element("figure", {}, image, element("figcaption", {}, words));
+}
+
 function show(page) {
   const before = picture("", "The image as it is");
   const after = picture("", "The image as the sliders move it");
@@ -36,12 +40,12 @@ function show(page) {
       .map((end) => ({ start, end, strength: page.get(`c${end}`, 0) }));
     const strength = page.get("strength", 0);
     if (strength && groups.from.length && groups.to.length) directions.push({ start: groups.from, end: groups.to, strength });
-    else if (strength) page.say("Choose images for both groups below.");
+    else if (strength) page.say("Choose images for both groups first.");
     send({ images: [picker.value()], directions });
   }
 
   const sliders = labels.map((end) => slider(page, `c${end}`, `Towards class ${end}`, RANGE, changed));
-  const ofGroups = slider(page, "strength", "From the first group to the second", RANGE, changed);
+  const ofGroups = slider(page, "strength", "From group 1 to group 2", RANGE, changed);
   const reset = button("Back to the image", () => {
     for (const control of [...sliders, ofGroups]) control.move(0);
     changed();
@@ -49,11 +53,20 @@ function show(page) {
   const start = choice(page, "start", "Differences from class", labels.map((k) => [String(k), `Class ${k}`]), changed);
   layout(
     page,
-    [picker, ...(labels.length ? [start, ...sliders] : []), ofGroups, reset],
-    element("div", { class: "pair equal" }, element("figure", {}, before, element("figcaption", {}, "Before")), element("figure", {}, after, element("figcaption", {}, "After"))),
-    element("h3", {}, "Two groups"),
-    element("p", { class: "hint" }, "Choose an image to put it into the first group, again for the second, and again to take it out."),
-    candidates(),
+    [
+      picker,
+      reset,
+      ...(labels.length ? [start, ...sliders] : []),
+      element(
+        "fieldset",
+        {},
+        element("legend", {}, "Two groups of your own"),
+        element("p", { class: "hint" }, "Choose an image to put it into group 1, again for group 2, and again to take it out."),
+        candidates(),
+        ofGroups,
+      ),
+    ],
+    element("div", { class: "pair equal" }, figure(before, "Before"), figure(after, "After")),
   );
   changed();
 
@@ -65,7 +78,7 @@ function show(page) {
         const where = groups.from.includes(ref) ? "1" : groups.to.includes(ref) ? "2" : "";
         made.dataset.group = where;
         made.lastChild.textContent = where;
-        made.setAttribute("aria-label", `Image ${i}, ${["in no group", "in the first group", "in the second group"][Number(where)]}`);
+        made.setAttribute("aria-label", `Image ${i}, ${["in no group", "in group 1", "in group 2"][Number(where)]}`);
       };
       made.addEventListener("click", () => {
         const was = made.dataset.group;

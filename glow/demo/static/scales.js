@@ -27,7 +27,7 @@ function show(page) {
     const name = alone ? `Scale ${scale + 1} drawn anew` : `All but scale ${scale + 1} drawn anew`;
     return element(
       "section",
-      { class: alone ? "" : "others" },
+      {},
       element("h3", {}, name),
       element("p", { class: "hint" }, `${share.toFixed(0)} % of the latents; mean error ${error.toFixed(1)} grey levels`),
       element("div", { class: "strip" }, ...images.map((source, i) => picture(source, `${name}, draw ${i + 1}`))),
