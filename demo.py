@@ -8,4 +8,4 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from glow.commands.main import main
 
 if __name__ == "__main__":
-    main("glow.demo.server:demo", "demo")
+    main("glow.demo.serve:demo", "demo")

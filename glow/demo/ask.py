@@ -42,9 +42,18 @@ class Ask:
         """The last results of this model."""
         return self.models.open(self.model).results
 
-    def session(self, **settings: Any) -> Session:
-        """A call of ``sample`` or ``evaluate`` of this model; ``settings`` are those of ``conf/sample.yaml``."""
-        return self.models.session(self.model, **settings)
+    def session(self, kind: str = "images", **settings: Any) -> Session:
+        """A call of ``sample`` or ``evaluate`` of this model; ``settings`` are those of ``conf/sample.yaml``.
+
+        Raises:
+            UsageError: the model is of another kind.
+        """
+        session = self.models.session(self.model, **settings)
+        if session.density.kind != kind:
+            raise UsageError(
+                f"{self.model} is a model of {session.density.kind}, and this view is for {kind}"
+            )
+        return session
 
     def send(self, event: Event) -> None:
         """Tell the visitor what there is so far; see ``Job.send``."""

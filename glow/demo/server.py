@@ -1,10 +1,8 @@
-"""``python demo.py``: the page, and what it asks for."""
+"""The server of the page, and what the page asks it for."""
 
 import asyncio
 import contextlib
 import json
-import threading
-import webbrowser
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,8 @@ from glow.demo import between, draw, edit, fill, plane, runs, scales, score
 from glow.demo.ask import Ask
 from glow.demo.jobs import Event, Job, Jobs
 from glow.demo.models import Models
-from glow.demo.safety import LOOPBACK, MOST_BYTES, OwnPageOnly, Uploads
-from glow.errors import UsageError, check_positive
+from glow.demo.safety import MOST_BYTES, OwnPageOnly, Uploads
+from glow.errors import UsageError
 
 STATIC = Path(__file__).parent / "static"
 
@@ -137,30 +135,3 @@ def _settings(body: bytes) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageError("the request is no JSON object")
     return settings
-
-
-def demo(cfg: DictConfig) -> None:
-    """Serve the page until Ctrl-C.
-
-    Args:
-        cfg: the composed ``conf/demo.yaml``.
-
-    Raises:
-        UsageError: a setting that cannot work.
-    """
-    import uvicorn
-
-    check_positive("port", cfg.port, integer=True)
-    page = Page(cfg)
-    address = f"http://{f'[{cfg.host}]' if ':' in cfg.host else cfg.host}:{cfg.port}"
-    if cfg.host in LOOPBACK:
-        print(f"{address} can be opened on this machine alone; host=0.0.0.0 lets others in", flush=True)
-    else:
-        print(
-            f"{address} can be opened by everybody who reaches this machine, without a password: they use its processor, and "
-            f"see the runs in {cfg.output_dir}",
-            flush=True,
-        )
-    if cfg.open and cfg.host in LOOPBACK:
-        threading.Timer(1, webbrowser.open, [address]).start()
-    uvicorn.run(page.app(), host=cfg.host, port=cfg.port, log_level="warning", timeout_graceful_shutdown=1)

@@ -22,7 +22,7 @@ def test_a_slider_moves_the_image(page: Page) -> None:
     until(page, "document.querySelectorAll('figure img[src^=data]').length === 2")
     before, after = (f"figure:nth-of-type({i}) img" for i in (1, 2))
     assert np.array_equal(pixels(page, before), pixels(page, after))
-    move(page, "Towards class 1", 1)
+    move(page, "Class 1", 1)
     until(page, f"{SENT}.length === 1 && {SENT}[0].strength === 1")
     moved = pixels(page, after)
     assert np.abs(moved.astype(int) - pixels(page, before)).mean() > 5
@@ -39,7 +39,7 @@ def test_two_groups(page: Page) -> None:
     candidate.nth(5).click()
     candidate.nth(5).click()
     assert candidate.nth(5).get_attribute("aria-label") == "Image 5, in group 2"
-    move(page, "From group 1 to group 2", -1.5)
+    move(page, "From 1 to 2", -1.5)
     until(page, f"{SENT}.length === 1")
     assert page.evaluate(f"{SENT}[0]") == {"start": ["test:2"], "end": ["test:5"], "strength": -1.5}
     assert sources(page, "figure:nth-of-type(1)") != sources(page, "figure:nth-of-type(2)")

@@ -16,13 +16,6 @@ export async function* ask(name, settings, signal) {
   }
 }
 
-// The last event of a request; null if another request of this page took its place.
-export async function askOnce(name, settings, signal) {
-  let last = null;
-  for await (const event of ask(name, settings, signal)) last = event;
-  return last;
-}
-
 // Sends a file; gives the word that points to it.
 export async function upload(file, signal) {
   return checked(await (await send("api/upload", file, signal)).json()).image;

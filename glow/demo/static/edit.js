@@ -44,8 +44,8 @@ function show(page) {
     send({ images: [picker.value()], directions });
   }
 
-  const sliders = labels.map((end) => slider(page, `c${end}`, `Towards class ${end}`, RANGE, changed));
-  const ofGroups = slider(page, "strength", "From group 1 to group 2", RANGE, changed);
+  const sliders = labels.map((end) => slider(page, `c${end}`, `Class ${end}`, RANGE, changed));
+  const ofGroups = slider(page, "strength", "From 1 to 2", RANGE, changed);
   const reset = button("Back to the image", () => {
     for (const control of [...sliders, ofGroups]) control.move(0);
     changed();
@@ -56,7 +56,7 @@ function show(page) {
     [
       picker,
       reset,
-      ...(labels.length ? [start, ...sliders] : []),
+      ...(labels.length ? [start, element("fieldset", { class: "two" }, element("legend", {}, "Towards"), ...sliders)] : []),
       element(
         "fieldset",
         {},

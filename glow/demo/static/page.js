@@ -1,6 +1,6 @@
 // The frame around the views: tabs, the model, and the settings in the address, as #/draw?model=mnist&seed=3.
 
-import { ask, askOnce } from "./api.js";
+import { ask } from "./api.js";
 import between from "./between.js";
 import draw from "./draw.js";
 import edit from "./edit.js";
@@ -42,14 +42,22 @@ class Page {
   }
 
   // The events of a request; it ends when the visitor leaves the view. `more` is a signal that ends it earlier.
-  ask(name, settings = {}, more = null) {
+  async *ask(name, settings = {}, more = null) {
     const signal = more ? AbortSignal.any([this.signal, more]) : this.signal;
-    return ask(name, { model: this.model?.name, ...settings }, signal);
+    const timer = setTimeout(() => (at("busy").hidden = false), 500);
+    try {
+      yield* ask(name, { model: this.model?.name, ...settings }, signal);
+    } finally {
+      clearTimeout(timer);
+      at("busy").hidden = true;
+    }
   }
 
-  // The last event of a request.
+  // The last event of a request; null if another request of this page took its place.
   async once(name, settings = {}) {
-    return askOnce(name, { model: this.model?.name, ...settings }, this.signal);
+    let last = null;
+    for await (const event of this.ask(name, settings)) last = event;
+    return last;
   }
 
   // A function that sends settings and has `receive` called with the answers. While one request is under way only the newest
