@@ -1,6 +1,7 @@
 """Jobs of many visitors on one machine: one computes at a time, and the turn goes round the visitors."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -103,7 +104,7 @@ class Jobs:
         if job.stopped:
             raise Stopped
         if self._waiting:
-            self._give_up()
+            self._give_up(job)
             self._wait(job)
 
     def close(self) -> None:
@@ -118,14 +119,14 @@ class Jobs:
             try:
                 job.receive(work(job))
             finally:
-                self._give_up()
+                self._give_up(job)
         except Stopped:
             pass
         except UsageError as error:
             job.receive({"error": str(error)})
         except Exception as error:
             job.receive({"error": f"this is a fault of the program ({type(error).__name__}: {error})"})
-            raise
+            traceback.print_exc()
         finally:
             with self._changed:
                 if self._jobs.get((job.visitor, job.control)) is job:
@@ -145,9 +146,10 @@ class Jobs:
                 raise Stopped
             self._running = job
 
-    def _give_up(self) -> None:
+    def _give_up(self, job: Job) -> None:
         with self._changed:
-            self._running = None
+            if self._running is job:  # not if it was stopped while it waited to go on
+                self._running = None
             self._changed.notify_all()
 
     def _next(self) -> Job:
