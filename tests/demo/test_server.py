@@ -72,6 +72,19 @@ class TestWhomItRefuses:
             own = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
             assert request(server, "/api/models", {}, own)[0] == 200
 
+    def test_names_for_others(self) -> None:
+        """Where the server listens to others, numeric addresses are taken, and names that it was told."""
+        from glow.demo.safety import Headers, OwnPageOnly
+
+        guard = OwnPageOnly(None, "0.0.0.0", ["gpu7.example.org"])
+        taken = ["192.168.0.7:7860", "[fe80::1]:7860", "gpu7.example.org", "localhost:7860"]
+        assert [guard.refusal(Headers({"host": host})) for host in taken] == [None] * 4
+        assert guard.refusal(Headers({"host": "evil.example:7860"})) is not None
+        assert (
+            guard.refusal(Headers({"host": "192.168.0.7:7860", "origin": "http://evil.example:7860"}))
+            is not None
+        )
+
     def test_headers(self, server: str) -> None:
         connection = HTTPConnection(urlsplit(server).netloc)
         connection.request("GET", "/")
