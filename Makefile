@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-slow faults bench lint format lock clean
+.PHONY: install train demo test test-slow test-demo faults bench lint format lock clean
 
 install: $(INSTALLED)
 
@@ -18,6 +18,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)
 	$(BIN)/python train.py $(ARGS)
 
+# A page to play with; ARGS="ckpt=mnist port=8000" and the like.
+demo: $(INSTALLED)
+	$(BIN)/python -c 'import starlette, uvicorn' 2> /dev/null || $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(BIN)/python demo.py $(ARGS)
+
 # Two tests at a time, each with half of the cores.
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
@@ -25,6 +30,12 @@ test: $(INSTALLED)
 # The rest of what CI runs: tests of many seconds each.
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not faults" $(ARGS)
+
+# The page of make demo in a browser.
+test-demo: $(INSTALLED)
+	@command -v chromium > /dev/null || { echo 'test-demo needs a browser: apt-get install -y chromium'; exit 1; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test-demo]'
+	$(BIN)/pytest -m demo tests/demo $(ARGS)
 
 # What takes minutes: killing a run twenty times and the like; figures in docs/reliability.md.
 faults: $(INSTALLED)

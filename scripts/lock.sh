@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --editable '.[dev,bench,quality]' "$@"
+"$folder/venv/bin/pip" install --quiet --editable '.[dev,bench,quality,test-demo]' "$@"
 echo "# Exact versions that the tests ran with; made by scripts/lock.sh. Install with pip's --constraint." > "$folder/lock"
 "$folder/venv/bin/pip" freeze --exclude-editable >> "$folder/lock"
 mv "$folder/lock" constraints.txt

@@ -16,7 +16,7 @@ from glow.commands.inputs import as_list, folder_pictures, images, labelled, mak
 from glow.commands.samples import FORMATS, decode_warnings, draw_samples, one_temperature
 from glow.commands.session import Session
 from glow.errors import UsageError, check_choice, check_positive
-from glow.evaluation.latents import PATHS, interpolate, redraw
+from glow.evaluation.latents import PATHS, interpolate, move, redraw
 from glow.flows.pixels import PixelByPixel
 
 STEPS = 300
@@ -107,7 +107,7 @@ def draw_reconstructions(session: Session) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for finest in range(len(latents) + 1):
         decoded = session.decode(
-            redraw(latents, finest, temperature, session.generator("redraw")), y, "reconstructions"
+            redraw(latents, range(finest), temperature, session.generator("redraw")), y, "reconstructions"
         )
         rows.append(decoded.images)
         errors.append((decoded.images.int() - x.int()).abs().float())
@@ -194,17 +194,12 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
     for value in strengths:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UsageError(f"strengths must be numbers, got {value!r}")
-    means, counts = [], []
-    for group in groups:
-        members, labels = _group(session, group)
-        means.append(session.flow.flatten(session.encode(members, labels)).mean(0))
-        counts.append(len(members))
-    direction = means[1] - means[0]
+    members = [_group(session, group) for group in groups]
+    direction = mean_latents(session, *members[1]) - mean_latents(session, *members[0])
+    counts = [len(x) for x, _ in members]
     x, y = images(session, range(6))
     vectors = session.flow.flatten(session.encode(x, y))
-    moved = torch.cat([v + s * direction for v in vectors for s in torch.tensor(strengths)[:, None]]).view(
-        -1, vectors.shape[1]
-    )
+    moved = move(vectors, direction[None], torch.tensor(strengths, dtype=vectors.dtype)[:, None])
     y = None if y is None else y.repeat_interleave(len(strengths))
     decoded = session.decode(session.flow.unflatten(moved), y, "images")
     start, end = (Path(str(group)).name for group in groups)
@@ -219,9 +214,23 @@ def draw_manipulation(session: Session) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mean_latents(session: Session, x: Tensor, y: Tensor | None) -> Tensor:
+    """The mean latent vector (D,) of images with their labels."""
+    return session.flow.flatten(session.encode(x, y)).mean(0)
+
+
 def _group(session: Session, group: object) -> tuple[Tensor, Tensor | None]:
     if isinstance(group, str):
         return labelled(session, folder_pictures("groups", group, session.flow, GROUP))
+    return class_members(session, group)
+
+
+def class_members(session: Session, group: object) -> tuple[Tensor, Tensor | None]:
+    """The first images of the data with a label, and their labels for a class-conditional model.
+
+    Raises:
+        UsageError: there are none.
+    """
     x, y = session.data.x, session.data.y
     if y is None:
         raise UsageError("groups: the data has no labels; give two folders of pictures")

@@ -1,6 +1,6 @@
 """What can be done with latents: decode many, walk between them, redraw some."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 import torch
@@ -116,18 +116,50 @@ def interpolate(vectors: Tensor, steps: int, path: str = "great_circle") -> Tens
     [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]]
     """
     t = torch.linspace(0, 1, steps, device=vectors.device, dtype=vectors.dtype)
-    walk = PATHS[path]
     if len(vectors) == 2:
-        return walk(vectors[0], vectors[1], t)
-    left, right = walk(vectors[0], vectors[2], t), walk(vectors[1], vectors[3], t)
-    return walk(left, right, t).transpose(0, 1).flatten(0, 1)
+        return PATHS[path](vectors[0], vectors[1], t)
+    return sheet(vectors, t, t, path)
 
 
-def redraw(latents: Sequence[Tensor], finest: int, temperature: float, generator: torch.Generator) -> Latents:
-    """The latents with those of the ``finest`` scales replaced by noise, so that images show what the others hold."""
+def sheet(corners: Tensor, across: Tensor, down: Tensor, path: str = "great_circle") -> Tensor:
+    """Points of the sheet between four latent vectors, (rows * columns, D) row by row.
+
+    Args:
+        corners: (4, D): top left, top right, bottom left, bottom right.
+        across: of the columns, (columns,), from 0 at the left to 1 at the right.
+        down: of the rows, (rows,), from 0 at the top to 1 at the bottom.
+        path: a key of ``PATHS``.
+    """
+    walk = PATHS[path]
+    left, right = walk(corners[0], corners[2], down), walk(corners[1], corners[3], down)
+    return walk(left, right, across).transpose(0, 1).flatten(0, 1)
+
+
+def move(vectors: Tensor, directions: Tensor, strengths: Tensor) -> Tensor:
+    """Latent vectors moved along directions, by several strengths each: (N * S, D), the strengths of a vector in a row.
+
+    Args:
+        vectors: (N, D).
+        directions: (K, D).
+        strengths: (S, K), of every direction.
+    """
+    return (vectors[:, None] + strengths @ directions).flatten(0, 1)
+
+
+def redraw(
+    latents: Sequence[Tensor], scales: Container[int], temperature: float, generator: torch.Generator
+) -> Latents:
+    """The latents with those of some scales replaced by noise, so that images show what the others hold.
+
+    Args:
+        latents: one tensor (N, ...) per scale, finest first.
+        scales: which, 0 is the finest.
+        temperature: of the noise, its standard deviation.
+        generator: its source.
+    """
     return [
         temperature * draw(torch.randn, *z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        if i < finest
+        if i in scales
         else z
         for i, z in enumerate(latents)
     ]

@@ -51,11 +51,11 @@ def test_a_walk_from_a_point_to_itself_and_to_its_opposite_is_finite() -> None:
 def test_redrawing_no_scale_changes_nothing(flow: Flow) -> None:
     latents = flow.sample_latents(3)
     source = torch.Generator().manual_seed(0)
-    assert all(map(torch.equal, redraw(latents, 0, 0.7, source), latents))
-    first = redraw(latents, 1, 0.7, source)
+    assert all(map(torch.equal, redraw(latents, range(0), 0.7, source), latents))
+    first = redraw(latents, range(1), 0.7, source)
     assert not torch.equal(first[0], latents[0])
     assert torch.equal(first[1], latents[1])
-    assert redraw(latents, 2, 1e-6, source)[1].abs().max() < 1e-4
+    assert redraw(latents, range(2), 1e-6, source)[1].abs().max() < 1e-4
 
 
 def test_batches_do_not_matter(flow: Flow) -> None:

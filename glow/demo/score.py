@@ -1,0 +1,8 @@
+"""The view Score: bits of one picture."""
+
+from collections.abc import Callable
+
+from glow.demo.ask import Ask
+from glow.demo.jobs import Event
+
+HANDLERS: dict[str, Callable[[Ask], Event]] = {}

@@ -1,0 +1,1 @@
+export default { title: "Fill in", about: "", models: "images", show() {} };

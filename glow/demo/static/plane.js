@@ -1,0 +1,1 @@
+export default { title: "In the plane", about: "", models: "points", show() {} };

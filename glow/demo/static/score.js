@@ -1,0 +1,1 @@
+export default { title: "Score", about: "", models: "images", show() {} };
