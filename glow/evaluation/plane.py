@@ -64,9 +64,7 @@ def plane_figure(flow: Distribution, data: Tensor, generator: torch.Generator, s
     low, high = data.amin(0), data.amax(0)
     margin = 0.15 * (high - low)
     (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
-    xs, ys = torch.linspace(x0, x1, side), torch.linspace(y0, y1, side)
-    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
-    density = flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
+    density = density_on_grid(flow, (x0, x1, y0, y1), side)
     samples = flow.sample(min(len(data), DOTS), generator=generator).cpu()
 
     rows = 2 if isinstance(flow, Flow) else 1
@@ -124,6 +122,21 @@ def _draw_latents(
     ax_norms.set(xlabel=f"quantile of {base}", ylabel="quantile of the data")
 
 
+@torch.no_grad()
+def density_on_grid(flow: Distribution, box: tuple[float, float, float, float], side: int) -> Tensor:
+    """The density of a flow with event shape (2,) at ``side`` x ``side`` points: (side, side), a row for each y, ascending.
+
+    Args:
+        flow: a flow, or other density.
+        box: x from and to, y from and to.
+        side: points along each side of the box.
+    """
+    x0, x1, y0, y1 = box
+    xs, ys = torch.linspace(x0, x1, side), torch.linspace(y0, y1, side)
+    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
+    return flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
+
+
 def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
     """Sets of points in the plane (N, 2) side by side under their names, on equal axes: uint8 (3, H, W)."""
     figure = Figure(figsize=(4 * len(points), 4), dpi=80, layout="constrained")
@@ -147,11 +160,33 @@ def deformed_grid(flow: Flow, reach: float | None = None, lines: int = 11, point
     Returns:
         (2, lines, points, 2): the lines of constant first latent, and those of constant second latent.
     """
+    z = latent_grid(flow, reach, lines, points)
+    return flow.decode([z.view(-1, 2).to(flow.device, flow.dtype)]).view_as(z).cpu()
+
+
+def latent_grid(flow: Flow, reach: float | None = None, lines: int = 11, points: int = 401) -> Tensor:
+    """The regular grid of ``deformed_grid`` in the space of the latents: (2, lines, points, 2)."""
     low, high = flow.base.reach if reach is None else (-reach, reach)
     ends, along = (torch.linspace(low, high, n) for n in (lines, points))
     z = torch.stack(torch.meshgrid(ends, along, indexing="ij"), dim=-1)
-    z = torch.stack((z, z.flip(-1)))
-    return flow.decode([z.view(-1, 2).to(flow.device, flow.dtype)]).view_as(z).cpu()
+    return torch.stack((z, z.flip(-1)))
+
+
+@torch.no_grad()
+def layer_by_layer(flow: Flow, z: Tensor) -> Tensor:
+    """Where latents are after none, one and all K parts of the flow, from the base to the data.
+
+    Args:
+        flow: a flow with event shape (2,).
+        z: latents (N, 2).
+
+    Returns:
+        (K + 1, N, 2): first ``z``, last what ``decode`` gives.
+    """
+    places = [z.to(flow.device, flow.dtype)]
+    for part in reversed(list(flow.bijection.parts())):
+        places.append(part.inverse(places[-1], None, [])[0])
+    return torch.stack(places).cpu()
 
 
 def ring_fractions(z: Tensor) -> dict[int, float]:

@@ -11,12 +11,15 @@ from scipy.stats import chi2
 from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
 
-from glow.bijections import Bijection
+from glow.bijections import Bijection, Composition
 from glow.errors import UsageError
 from glow.evaluation.plane import (
     RINGS,
     baselines,
     deformed_grid,
+    density_on_grid,
+    latent_grid,
+    layer_by_layer,
     plane_figure,
     plane_picture,
     qq_points,
@@ -146,6 +149,22 @@ def test_the_grid_goes_from_latents_to_data() -> None:
     grid = deformed_grid(Flow(Shift(3.0), (2,)), reach=2)
     torch.testing.assert_close(grid.amin((0, 1, 2)), torch.tensor([1.0 - 6, -6]))
     torch.testing.assert_close(grid.amax((0, 1, 2)), torch.tensor([1.0 + 6, 6]))
+
+
+def test_the_density_is_by_rows_of_y() -> None:
+    density = density_on_grid(Flow(Shift(1.0), (2,)), (1.0, 2.0, 0.0, 2.0), side=3)
+    expected = [math.exp(-0.5 * (dx**2 + y**2)) / (2 * math.pi) for y in (0, 1, 2) for dx in (0, 0.5, 1)]
+    torch.testing.assert_close(density, torch.tensor(expected).view(3, 3))
+
+
+def test_layer_by_layer_is_the_way_from_latents_to_data() -> None:
+    first, second = Shift(3.0), Shift(0.5)  # in the order of forward: the way from the base begins with the second
+    flow, z = Flow(Composition([first, second]), (2,)), latent_grid(Flow(Shift(1.0), (2,)), 2, 3, 5).view(-1, 2)
+    places = layer_by_layer(flow, z)
+    assert places.shape == (3, 30, 2)
+    torch.testing.assert_close(places[0], z)
+    torch.testing.assert_close(places[1], second.inverse(z)[0].detach())
+    torch.testing.assert_close(places[2], flow.decode([z]).detach())
 
 
 def test_rings_hold_what_they_hold_of_a_standard_normal() -> None:
