@@ -14,6 +14,7 @@ from glow.commands.quiet import quiet_lightning
 from glow.data.base import ArrayData, Examples, Split
 from glow.demo.ask import Ask, as_png
 from glow.demo.jobs import Event
+from glow.distributions.base import Distribution
 from glow.distributions.plane import RoundMixture
 from glow.errors import UsageError
 from glow.flows.flow import Flow
@@ -48,9 +49,7 @@ def toy_points(ask: Ask) -> Event:
 
 def show_plane(ask: Ask) -> Event:
     """The density of a model, points of its data, and how draws of the base and a grid come to be data."""
-    flow = ask.session(kind="points").density
-    if not isinstance(flow, Flow) or flow.event_shape != (2,) or flow.conditional:
-        raise UsageError(f"{ask.model} is no flow of points in the plane without labels: it cannot be shown here")
+    flow = check_plane(ask.model, ask.session(kind="points").density)
     session = ask.models.open(ask.model).session
 
     def make_event() -> Event:
@@ -61,6 +60,15 @@ def show_plane(ask: Ask) -> Event:
         return describe(flow, _square(data), _square, 120) | {"points": data[:SHOWN].tolist()}
 
     return ask.results.get_or("plane", make_event)
+
+
+def check_plane(name: str, density: Distribution) -> Flow:
+    """Refuse a model that has no density in the plane to show, or one for each observation."""
+    if not isinstance(density, Flow) or density.event_shape != (2,) or density.conditional:
+        raise UsageError(
+            f"{name} is no flow of points in the plane, or one that takes labels or observations"
+        )
+    return density
 
 
 def train_on_points(ask: Ask) -> Event:
@@ -74,6 +82,7 @@ def train_on_points(ask: Ask) -> Event:
     seed = ask.integer("seed", 0, 2**31, 0)
     limit = "max_steps=0" if seconds == 0 else f"max_time='00:00:00:{seconds:02d}'"
     settings = ["dataset=two_moons", f"model={family}", "fit.max_steps=-1", f"fit.{limit}", f"seed={seed}"]
+    settings += ["schedule.warmup_epochs=0.2"]  # a slow machine takes a hundred steps in ten seconds
     fixed = ["enable_progress_bar=false", "accelerator=cpu", "devices=1", "limit_val_batches=0"]
     cfg = compose("train", settings + [f"trainer.{setting}" for setting in fixed])
     with torch.random.fork_rng(devices=[]):
@@ -178,7 +187,7 @@ def describe(flow: Flow, box: Box, around: Any, side: int) -> Event:
     return {
         "box": box, "density": as_png(torch.from_numpy(colours[..., :3]).permute(2, 0, 1)), "peak": density.max().item(),
         "around": around(followed.flatten(0, 1)), "followed": _thousandths(followed), "lines": _thousandths(lines),
-        "parts": [part.kind for part in flow.bijection.parts()][::-1],
+        "parts": [part.kind.removeprefix("other: ") for part in flow.bijection.parts()][::-1],
     }  # fmt: skip
 
 

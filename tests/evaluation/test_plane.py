@@ -158,11 +158,13 @@ def test_the_density_is_by_rows_of_y() -> None:
 
 
 def test_layer_by_layer_is_the_way_from_latents_to_data() -> None:
-    first, second = Shift(3.0), Shift(0.5)  # in the order of forward: the way from the base begins with the second
-    flow, z = Flow(Composition([first, second]), (2,)), latent_grid(Flow(Shift(1.0), (2,)), 2, 3, 5).view(-1, 2)
+    first, second = Shift(3.0), Shift(0.5)
+    flow = Flow(Composition([first, second]), (2,))
+    z = latent_grid(flow, 2, 3, 5).view(-1, 2)
     places = layer_by_layer(flow, z)
     assert places.shape == (3, 30, 2)
     torch.testing.assert_close(places[0], z)
+    # The first in the order of forward is the last on the way from the base.
     torch.testing.assert_close(places[1], second.inverse(z)[0].detach())
     torch.testing.assert_close(places[2], flow.decode([z]).detach())
 

@@ -8,7 +8,7 @@ const HERE = "here"; // instead of a model's name: the flow that is trained on t
 const BOX = [-4, 4, -4, 4];
 const MOST = 2000;
 const BRUSH = { points: 4, spread: 0.12 }; // dropped at once
-const TRAILS = 24;
+const TRAILS = 12;
 const OWN = "own";
 const TOYS = [
   ["two_moons", "Two moons"], ["eight_gaussians", "Eight Gaussians"], ["pinwheel", "Pinwheel"], ["checkerboard", "Checkerboard"],
@@ -62,7 +62,8 @@ async function show(page) {
   const watch = () => [drawing, bending].forEach((plot) => plot.watch(page.signal));
   if (model !== HERE) {
     left.append(peak);
-    layout(page, [flow], element("div", { class: "planes" }, left, right));
+    const hint = element("p", { class: "hint" }, "To draw points and train a flow on them, choose the flow that is trained on this page.");
+    layout(page, [flow, hint], element("div", { class: "planes" }, left, right));
     watch();
     return page.try(async () => receive(await page.once("plane", { model })));
   }
@@ -90,7 +91,7 @@ async function show(page) {
   return points.length ? learn(0) : begin();
 
   function label() {
-    toggle.textContent = training ? "Stop" : `Train for ${page.get("seconds", 10)} seconds`;
+    toggle.textContent = training ? "Stop" : `Train for ${page.get("seconds", 10)} s`;
   }
 
   // The points of a toy, and a flow that has yet to learn them.
@@ -131,9 +132,9 @@ async function show(page) {
       for await (const event of page.ask("learn", settings, mine.signal)) {
         receive(event);
         const now = event.left ? `${Math.ceil(event.left)} s left, ${steps(event)}` : seconds ? `Trained ${steps(event)}` : "Untrained";
-        progress.textContent = `${now}: ${event.nats.toFixed(2)} nats a point (best possible: ${event.best.toFixed(2)}).`;
+        progress.setAttribute("aria-live", event.left ? "off" : "polite"); // not read out several times a second
+        progress.textContent = `${now}: ${event.nats.toFixed(2)} nats a point; ${event.best.toFixed(2)} would be perfect.`;
       }
-      if (seconds) page.say(progress.textContent);
     });
     if (mine.signal.aborted && training === mine) progress.textContent = `Stopped after ${steps(seen)}: ${seen.nats.toFixed(2)} nats a point.`;
     if (training === mine) training = null;
@@ -145,7 +146,7 @@ async function show(page) {
     seen = event;
     points = event.points ?? points;
     density.src = event.density;
-    peak.textContent = `Yellow is the highest density, ${event.peak.toPrecision(2)}. Dots: the ${event.points ? "data" : "points to learn"}.`;
+    peak.textContent = `Yellow is the highest density, ${event.peak.toPrecision(2)}. Dots are ${event.points ? "data" : "the points to learn"}.`;
     left.dataset.event = JSON.stringify({ steps: event.steps, left: event.left, nats: event.nats });
     drawing.paint();
     bending.paint();
@@ -176,12 +177,12 @@ async function show(page) {
     const colours = followed[0].map(([x, y]) => `hsl(${(Math.atan2(y, x) * 180) / Math.PI} 75% 48%)`);
     for (let i = 0; i < TRAILS; i++) {
       const way = followed.slice(0, k + 1).map((places) => between(places[i], places[i], 0));
-      plot.line([...way, moved[i]], colours[i], 1.5);
+      plot.line([...way, moved[i]], colours[i], 1);
     }
     moved.forEach((point, i) => plot.dot(point, i < TRAILS ? 4 : 2, colours[i], i < TRAILS ? "#fff" : null));
-    const whole = `${parts.length} layers`;
-    place.textContent =
-      k + 1 > depth && depth > 0 ? `Within layer ${k + 1} of ${whole}: ${parts[k]}.` : depth > 0 ? `After all ${whole}: the data.` : `Before the first of ${whole}: the base.`;
+    const last = parts.length;
+    const where = depth === 0 ? `Before the first of ${last} layers: the base.` : depth < last ? `In layer ${k + 1} of ${last}: ${parts[k]}.` : `After all ${last} layers: the data.`;
+    place.textContent = `${where} Points keep the colour of their direction in the base; ${TRAILS} leave a trail.`;
   }
 
   // Has the pointer and the keyboard put points into the density; gives the keyboard's cursor.

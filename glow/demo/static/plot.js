@@ -3,7 +3,7 @@
 import { ticks } from "./chart.js";
 import { element } from "./widgets.js";
 
-const [LEFT, RIGHT, TOP, BOTTOM] = [34, 10, 10, 26]; // around the square; style.css has them, too
+const [LEFT, RIGHT, TOP, BOTTOM] = [32, 6, 10, 28]; // around the square; style.css has them, too
 
 // `paint` is called with the plot, whenever its size changes.
 export class Plot {
@@ -34,7 +34,7 @@ export class Plot {
     this.context.font = "12px system-ui, sans-serif";
     this.context.strokeRect(LEFT - 0.5, TOP - 0.5, this.inside[0] + 1, this.inside[1] + 1);
     this.context.textAlign = "center";
-    for (const v of ticks(box[0], box[1])) this.context.fillText(v, this.at([v, box[2]])[0], height - BOTTOM + 16);
+    for (const v of ticks(box[0], box[1])) this.context.fillText(v, this.at([v, box[2]])[0], height - BOTTOM + 17);
     this.context.textAlign = "right";
     for (const v of ticks(box[2], box[3])) this.context.fillText(v, LEFT - 5, this.at([box[0], v])[1] + 4);
     this.context.beginPath();
