@@ -1,6 +1,7 @@
 """The view In the plane: flows of points, as they are or while they learn what the visitor draws."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -164,7 +165,7 @@ class Live(L.Callback):
 
 
 @torch.no_grad()
-def describe(flow: Flow, box: Box, around: Any, side: int) -> Event:
+def describe(flow: Flow, box: Box, around: Callable[[Tensor], Box], side: int) -> Event:
     """What the page draws of a flow.
 
     Args:

@@ -136,7 +136,7 @@ async function show(page) {
         progress.textContent = `${now}: ${event.nats.toFixed(2)} nats a point; ${event.best.toFixed(2)} would be perfect.`;
       }
     });
-    if (mine.signal.aborted && training === mine) progress.textContent = `Stopped after ${steps(seen)}: ${seen.nats.toFixed(2)} nats a point.`;
+    if (mine.signal.aborted && training === mine && seen) progress.textContent = `Stopped after ${steps(seen)}: ${seen.nats.toFixed(2)} nats a point.`;
     if (training === mine) training = null;
     label();
   }
