@@ -20,7 +20,7 @@ train: $(INSTALLED)
 
 # A page to play with; ARGS="ckpt=mnist port=8000" and the like.
 demo: $(INSTALLED)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(BIN)/python -c 'import starlette, uvicorn' 2> /dev/null || $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	$(BIN)/python demo.py $(ARGS)
 
 # Two tests at a time, each with half of the cores.

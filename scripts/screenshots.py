@@ -15,12 +15,12 @@ from playwright.sync_api import sync_playwright
 VIEWS = {
     "draw": "draw?model=fashion_mnist&temperature=0.8",
     "between": "between?model=mnist&a=test:0&b=test:1&c=test:18&d=test:6&across=0.35&down=0.7",
-    "edit": "edit?model=mnist&image=test:17&start=7&c9=0.9",
+    "edit": "edit?model=mnist&image=test:0&start=7&c8=1",
     "scales": "scales?model=fashion_mnist&image=test:6",
     "fill": "fill?model=mnist&image=test:3",
     "score": "score?model=mnist&image=test:3",
     "plane": "plane",
-    "runs": "runs",
+    "runs": "runs?runs=digits-muon,digits-adamax",
 }
 
 
@@ -42,7 +42,10 @@ def main() -> None:
         )
         for view in args.views:
             page.goto(f"{args.address}/#/{VIEWS[view]}")
-            page.wait_for_timeout(5000)
+            page.wait_for_selector("#view img[src^=data]", timeout=60_000)
+            page.wait_for_timeout(1000)
+            page.wait_for_selector("#busy", state="hidden", timeout=60_000)
+            page.wait_for_timeout(1000)
             page.screenshot(path=args.out / f"demo_{view}.png", full_page=True)
         browser.close()
 

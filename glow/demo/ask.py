@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -13,8 +14,11 @@ from glow.demo.jobs import Event, Job
 from glow.demo.models import Models, Results
 from glow.demo.safety import Uploads
 from glow.errors import UsageError, check_choice
+from glow.evaluation.latents import Decoded, decode
 from glow.evaluation.pictures import to_bytes
 
+BATCH = 64
+"""Images that are decoded without a pause."""
 MOST_REFS = 64
 """Images that one request may point to."""
 
@@ -54,6 +58,10 @@ class Ask:
                 f"{self.model} is a model of {session.density.kind}, and this view is for {kind}"
             )
         return session
+
+    def decode(self, session: Session, latents: Sequence[Tensor], y: Tensor | None = None) -> Decoded:
+        """Images from latents, see ``glow.evaluation.latents.decode``; others have their turn between batches."""
+        return decode(session.flow, latents, y, BATCH, lambda done: self.check())
 
     def send(self, event: Event) -> None:
         """Tell the visitor what there is so far; see ``Job.send``."""

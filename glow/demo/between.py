@@ -19,8 +19,8 @@ def _corners(ask: Ask) -> tuple[Session, Tensor]:
     return session, session.flow.flatten(latents(ask, session, refs))[list(order)]
 
 
-def _decode(session: Session, vectors: Tensor) -> Event:
-    decoded = session.decode(session.flow.unflatten(vectors), None, "points")
+def _decode(ask: Ask, session: Session, vectors: Tensor) -> Event:
+    decoded = ask.decode(session, session.flow.unflatten(vectors))
     return {"images": as_pngs(decoded.images, session.levels), **decode_warnings(decoded)}
 
 
@@ -28,14 +28,14 @@ def between_sheet(ask: Ask) -> Event:
     """``steps`` x ``steps`` points of the sheet, row by row."""
     session, corners = _corners(ask)
     t = torch.linspace(0, 1, ask.integer("steps", 2, 9, 7))
-    return _decode(session, sheet(corners, t, t, session.cfg.path))
+    return _decode(ask, session, sheet(corners, t, t, session.cfg.path))
 
 
 def between_point(ask: Ask) -> Event:
     """The image at one point, ``across`` and ``down`` from 0 to 1."""
     session, corners = _corners(ask)
     across, down = (torch.tensor([ask.number(key, 0, 1)]) for key in ("across", "down"))
-    return _decode(session, sheet(corners, across, down, session.cfg.path))
+    return _decode(ask, session, sheet(corners, across, down, session.cfg.path))
 
 
 HANDLERS = {"sheet": between_sheet, "point": between_point}

@@ -30,7 +30,7 @@ def edit_image(ask: Ask) -> Event:
         strengths.append(one.number("strength", -STRONGEST, STRONGEST))
         ask.check()
     moved = move(vectors, torch.stack(directions), torch.tensor([strengths], dtype=vectors.dtype))
-    decoded = session.decode(session.flow.unflatten(torch.cat([vectors, moved])), None, "images")
+    decoded = ask.decode(session, session.flow.unflatten(torch.cat([vectors, moved])))
     return {"images": as_pngs(decoded.images, session.levels), **decode_warnings(decoded)}
 
 

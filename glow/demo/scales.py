@@ -24,10 +24,9 @@ def scales(ask: Ask) -> Event:
     rows = []
     for drawn in dict.fromkeys(sets):  # of two scales, all but one is the other
         changed = redraw(kept, drawn, session.cfg.temperature, session.generator("redraw"))
-        images = session.decode(changed, None if y is None else y.expand(n), "images").images
+        images = ask.decode(session, changed, None if y is None else y.expand(n)).images
         error = float((images.int() - x.int()).abs().float().mean())
         rows.append({"drawn": drawn, "images": as_pngs(images, session.levels), "error": error})
-        ask.check()
     return {"image": as_pngs(x, session.levels)[0], "rows": rows}
 
 

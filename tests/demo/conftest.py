@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -49,38 +49,48 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, points_
     return folder
 
 
+class Served(NamedTuple):
+    """A server in a process of its own."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+
 @pytest.fixture(scope="session")
-def server(output_dir: Path, mnist_root: Path) -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    with running(f"output_dir={output_dir}", f"dataset.root={mnist_root}") as address:
-        yield address
-
-
-class running:
-    """A server with these arguments, while the block runs; its address, and ``process``."""
-
-    def __init__(self, *arguments: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        command = [sys.executable, "demo.py", f"port={self.port}", "open=false", "ckpt=mnist", *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": "2"}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment)
-
-    def __enter__(self) -> str:
-        address = f"http://127.0.0.1:{self.port}"
-        for _ in range(600):
-            assert self.process.poll() is None, "the server ended"
+def served(output_dir: Path, mnist_root: Path) -> Iterator[Served]:
+    """``python demo.py`` on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = [
+        f"port={port}",
+        "open=false",
+        "ckpt=mnist",
+        f"output_dir={output_dir}",
+        f"dataset.root={mnist_root}",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "demo.py", *settings], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(900):
+            assert process.poll() is None, "the server ended"
             try:
                 urlopen(address).close()
-                return address
+                break
             except URLError:
                 time.sleep(0.1)
-        raise AssertionError("the server does not answer")
+        yield Served(address, process)
+    finally:
+        process.terminate()
+        process.wait(20)
 
-    def __exit__(self, *error: object) -> None:
-        self.process.terminate()
-        self.process.wait(20)
+
+@pytest.fixture
+def server(served: Served) -> str:
+    """The address of the page."""
+    return served.address
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +123,13 @@ def page(browser: Browser, server: str) -> Iterator[Page]:
 
     context.route("**/*", route)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda m: faults.append(m.text) if m.type == "error" and "400" not in m.text else None)
+
+    def hear(message: Any) -> None:
+        # Refused requests are written there, too; the page says them in its own words.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            faults.append(message.text)
+
+    page.on("console", hear)
     page.set_default_timeout(20_000)
     yield page
     assert elsewhere == []

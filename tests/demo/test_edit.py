@@ -55,6 +55,6 @@ def test_scales(page: Page) -> None:
         ".rows .hint", "all => all.map(p => Number(/error ([\\d.]+)/.exec(p.textContent)[1]))"
     )
     assert errors[0] < errors[1]
-    move(page, "Temperature of what is drawn", 0)
+    move(page, "Temperature", 0)
     until(page, "JSON.parse(document.querySelector('.rows').dataset.settings).temperature === 0")
     assert len(set(sources(page, ".rows section:nth-child(1)"))) == 1

@@ -9,7 +9,7 @@ import pytest
 from demo.browsing import until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.demo
 
@@ -92,13 +92,8 @@ def test_wrong_addresses_are_sentences(page: Page, address: str, sentence: str) 
     assert sentence.lower() in page.locator("#error").inner_text().lower()
 
 
-def test_the_server_goes_away(browser: Browser, output_dir: object) -> None:
-    from demo.conftest import running
-
-    with running(f"output_dir={output_dir}") as address:
-        page = browser.new_page()
-        page.goto(f"{address}/#/draw?model=mnist")
-        until(page, "document.querySelector('.grid img[src^=data]')")
+def test_the_server_goes_away(page: Page) -> None:
+    settle(page, "draw")
+    page.route("**/api/draw", lambda route: route.abort())
     page.get_by_role("button", name="Another seed").click()
     until(page, "/is demo.py still running/.test(document.querySelector('#error').textContent)")
-    page.close()

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from http.client import HTTPConnection
@@ -16,8 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import ROOT
 from PIL import Image
+
+from demo.conftest import Served
+from glow.commands.main import compose
+from glow.errors import UsageError
 
 pytestmark = pytest.mark.demo
 
@@ -71,6 +72,19 @@ class TestWhomItRefuses:
         for name in ("127.0.0.1", "localhost"):
             own = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
             assert request(server, "/api/models", {}, own)[0] == 200
+
+    def test_names_for_others(self) -> None:
+        """Where the server listens to others, numeric addresses are taken, and names that it was told."""
+        from glow.demo.safety import Headers, OwnPageOnly
+
+        guard = OwnPageOnly(None, "0.0.0.0", ["gpu7.example.org"])
+        taken = ["192.168.0.7:7860", "[fe80::1]:7860", "gpu7.example.org", "localhost:7860"]
+        assert [guard.refusal(Headers({"host": host})) for host in taken] == [None] * 4
+        assert guard.refusal(Headers({"host": "evil.example:7860"})) is not None
+        assert (
+            guard.refusal(Headers({"host": "192.168.0.7:7860", "origin": "http://evil.example:7860"}))
+            is not None
+        )
 
     def test_headers(self, server: str) -> None:
         connection = HTTPConnection(urlsplit(server).netloc)
@@ -184,12 +198,11 @@ def test_a_job_whose_visitor_left_is_stopped(server: str) -> None:
     assert after < 3 * alone + 2
 
 
-def test_a_port_that_is_taken(server: str) -> None:
-    command = [sys.executable, "demo.py", f"port={urlsplit(server).port}", "open=false"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 2
-    assert "cannot be listened on" in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_a_port_that_is_taken(server: str, tmp_path: Path) -> None:
+    from glow.demo.serve import demo
+
+    with pytest.raises(UsageError, match="cannot be listened on"):
+        demo(compose("demo", [f"port={urlsplit(server).port}", "open=false", f"output_dir={tmp_path}"]))
 
 
 def timed(server: str, seed: int) -> float:
@@ -215,23 +228,19 @@ def test_a_newer_request_takes_the_place_of_an_older(server: str) -> None:
     assert len(answered) < 8
 
 
-def test_memory_is_flat(output_dir: Path, mnist_root: Path) -> None:
+def test_memory_is_flat(served: Served) -> None:
     """1,000 requests of all kinds that answer quickly; the first 300 fill what is kept."""
-    from demo.conftest import running
-
-    server = running(f"output_dir={output_dir}", f"dataset.root={mnist_root}")
     requests = [
         ("draw", {"model": "mnist", "n": 4}), ("draw", {"model": "fashion_mnist", "n": 4}), ("draw", {"model": "runs/tiny", "n": 4}),
         ("point", {"model": "mnist", "path": "line", "across": 0.5, "down": 0.5}), ("images", {"model": "mnist"}),
         ("models", {}), ("runs", {}), ("curves", {"runs": ["tiny"]}), ("draw", {"model": "nothing"}),
     ]  # fmt: skip
-    with server as address:
-        sizes = []
-        for i in range(1000):
-            name, settings = requests[i % len(requests)]
-            ask(address, name, settings | {"seed": i, "images": [f"test:{i % 60}"]}, f"visitor {i}")
-            if i % 50 == 49:
-                sizes.append(resident(server.process.pid))
+    sizes = []
+    for i in range(1000):
+        name, settings = requests[i % len(requests)]
+        ask(served.address, name, settings | {"seed": i, "images": [f"test:{i % 60}"]}, f"visitor {i}")
+        if i % 50 == 49:
+            sizes.append(resident(served.process.pid))
     print("MB:", *(f"{s / 1e6:.0f}" for s in sizes))
     assert max(sizes[10:]) < 1.03 * max(sizes[:10])
 

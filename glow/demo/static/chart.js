@@ -1,7 +1,7 @@
 // Curves over steps as SVG.
 
 const SVG = "http://www.w3.org/2000/svg";
-const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [280, 52, 12, 12, 34];
+const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [290, 52, 12, 12, 44];
 
 function svg(tag, attributes, text = "") {
   const made = document.createElementNS(SVG, tag);
@@ -23,7 +23,7 @@ export function ticks(low, high, count = 5) {
 // Lines {points: [[step, value], ...], dashed, colour}, the last a number. Of many values the lowest 90 % decide the upper end: the
 // first steps of a training are far off.
 export function chart(title, lines) {
-  const width = Math.min(560, innerWidth - 30); // letters stay legible on small screens
+  const width = Math.min(480, innerWidth - 30); // letters stay legible on small screens
   const points = lines.flatMap((line) => line.points.filter(([, y]) => Number.isFinite(y)));
   const xs = points.map(([x]) => x);
   const ys = points.map(([, y]) => y).sort((a, b) => a - b);
@@ -38,7 +38,7 @@ export function chart(title, lines) {
     drawing.append(svg("text", { x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" }, v));
   }
   for (const v of ticks(0, x1, 4)) drawing.append(svg("text", { x: x(v), y: HEIGHT - BOTTOM + 18, "text-anchor": v > 0.95 * x1 ? "end" : "middle" }, v));
-  drawing.append(svg("text", { x: (LEFT + width) / 2, y: HEIGHT - 2, "text-anchor": "middle" }, "steps"));
+  drawing.append(svg("text", { x: (LEFT + width) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, "steps"));
   const clip = svg("svg", { x: LEFT, y: TOP, width: width - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM });
   for (const line of lines) {
     const path = line.points.filter(([, v]) => Number.isFinite(v)).map(([a, b]) => `${(x(a) - LEFT).toFixed(1)},${(y(b) - TOP).toFixed(1)}`);

@@ -48,7 +48,7 @@ function show(page) {
     page,
     [
       picker,
-      slider(page, "temperature", "Temperature of what is drawn", { min: 0, max: 1.5, step: 0.05, value: 0.7 }, changed),
+      slider(page, "temperature", "Temperature", { min: 0, max: 1.5, step: 0.05, value: 0.7 }, changed),
       seed,
       another,
       element("p", { class: "hint" }, `Latents by scale (channels, height, width): ${words.join("; ")}.`),

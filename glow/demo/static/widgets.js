@@ -98,7 +98,7 @@ export function layout(page, controls, ...stage) {
 
 // An image whose pixels stay square.
 export function picture(source, description) {
-  return element("img", { src: source, alt: description, draggable: "false" });
+  return element("img", { src: source || null, alt: description, draggable: "false" });
 }
 
 // An image by default: of the test images, or a sample where they are not on this machine.
