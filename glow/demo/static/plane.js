@@ -40,6 +40,7 @@ async function show(page) {
   let points = [];
   let seen = null; // the last event of the server
   let training = null;
+  const cursor = { at: [0, 0], shown: false }; // the keyboard's
 
   const density = picture("", "The density of the flow");
   const drawing = new Plot(density, "Points of the data over the density of the flow", paintPoints);
@@ -84,7 +85,7 @@ async function show(page) {
     ],
     element("div", { class: "planes" }, left, right),
   );
-  const cursor = drawable();
+  drawable();
   watch();
   label();
   points = decode(page.get("points", ""));
@@ -155,8 +156,8 @@ async function show(page) {
   function paintPoints(plot) {
     plot.axes(seen?.box ?? BOX);
     for (const point of points) plot.dot(point, 1.5, "#fff", "rgb(0 0 0 / 50%)");
-    if (document.activeElement !== plot.canvas) return;
-    const [x, y] = cursor;
+    if (!cursor.shown) return;
+    const [x, y] = cursor.at;
     for (const [colour, width] of [["#000", 4], ["#fff", 2]]) {
       plot.line([[x - 0.3, y], [x + 0.3, y]], colour, width);
       plot.line([[x, y - 0.3], [x, y + 0.3]], colour, width);
@@ -185,10 +186,10 @@ async function show(page) {
     place.textContent = `${where} Points keep the colour of their direction in the base; ${TRAILS} leave a trail.`;
   }
 
-  // Has the pointer and the keyboard put points into the density; gives the keyboard's cursor.
+  // Has the pointer and the keyboard put points into the density.
   function drawable() {
     const { canvas } = drawing;
-    const at = [0, 0];
+    const { at } = cursor;
     let last = null;
     canvas.setAttribute("role", "application");
     canvas.setAttribute("tabindex", "0");
@@ -203,6 +204,7 @@ async function show(page) {
     };
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
+      cursor.shown = false;
       drop((last = drawing.point(event)));
     });
     canvas.addEventListener("pointermove", (event) => {
@@ -216,6 +218,7 @@ async function show(page) {
       });
     }
     canvas.addEventListener("keydown", (event) => {
+      cursor.shown = true;
       const move = { ArrowLeft: [-0.2, 0], ArrowRight: [0.2, 0], ArrowUp: [0, 0.2], ArrowDown: [0, -0.2] }[event.key];
       if (move) move.forEach((v, axis) => (at[axis] = clip(at[axis] + v)));
       else if (event.key === " ") drop(at);
@@ -225,7 +228,11 @@ async function show(page) {
       else page.say(`At ${at.map((v) => v.toFixed(1)).join(", ")}.`);
       drawing.paint();
     });
-    for (const change of ["focus", "blur"]) canvas.addEventListener(change, drawing.paint);
-    return at;
+    for (const change of ["focus", "blur"]) {
+      canvas.addEventListener(change, () => {
+        cursor.shown = canvas.matches(":focus-visible");
+        drawing.paint();
+      });
+    }
   }
 }
