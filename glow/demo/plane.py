@@ -18,6 +18,7 @@ from glow.demo.jobs import Event
 from glow.distributions.base import Distribution
 from glow.distributions.plane import RoundMixture
 from glow.errors import UsageError
+from glow.evaluation.layers import latent_grid, layer_by_layer
 from glow.flows.flow import Flow
 from glow.seeds import generator
 from glow.training import Initialize
@@ -41,7 +42,7 @@ SHOWN = 400
 def toy_points(ask: Ask) -> Event:
     """Points of a toy density, moved and scaled into the middle of the box where visitors draw."""
     cfg = compose("train", [f"dataset={ask.text('toy', TOYS)}", f"dataset.train_size={SHOWN}"])
-    cfg.dataset.val_size = 0.1
+    cfg.dataset.val_size = 0.1  # some have a count of more than these
     x = make("dataset", cfg.dataset, seed=0).load("train").x
     low, high = x.amin(0), x.amax(0)
     x = (x - (low + high) / 2) * (5 / (high - low).max())
@@ -177,7 +178,7 @@ def describe(flow: Flow, box: Box, around: Callable[[Tensor], Box], side: int) -
     # Slow to import.
     from matplotlib import colormaps
 
-    from glow.evaluation.plane import density_on_grid, latent_grid, layer_by_layer
+    from glow.evaluation.plane import density_on_grid
 
     density = density_on_grid(flow, box, side).nan_to_num(0, 0, 0)
     colours = colormaps["viridis"](density.flip(0).div(density.max().clamp(min=1e-30)).numpy(), bytes=True)

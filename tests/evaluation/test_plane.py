@@ -11,15 +11,13 @@ from scipy.stats import chi2
 from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
 
-from glow.bijections import Bijection, Composition
+from glow.bijections import Bijection
 from glow.errors import UsageError
 from glow.evaluation.plane import (
     RINGS,
     baselines,
     deformed_grid,
     density_on_grid,
-    latent_grid,
-    layer_by_layer,
     plane_figure,
     plane_picture,
     qq_points,
@@ -155,18 +153,6 @@ def test_the_density_is_by_rows_of_y() -> None:
     density = density_on_grid(Flow(Shift(1.0), (2,)), (1.0, 2.0, 0.0, 2.0), side=3)
     expected = [math.exp(-0.5 * (dx**2 + y**2)) / (2 * math.pi) for y in (0, 1, 2) for dx in (0, 0.5, 1)]
     torch.testing.assert_close(density, torch.tensor(expected).view(3, 3))
-
-
-def test_layer_by_layer_is_the_way_from_latents_to_data() -> None:
-    first, second = Shift(3.0), Shift(0.5)
-    flow = Flow(Composition([first, second]), (2,))
-    z = latent_grid(flow, 2, 3, 5).view(-1, 2)
-    places = layer_by_layer(flow, z)
-    assert places.shape == (3, 30, 2)
-    torch.testing.assert_close(places[0], z)
-    # The first in the order of forward is the last on the way from the base.
-    torch.testing.assert_close(places[1], second.inverse(z)[0].detach())
-    torch.testing.assert_close(places[2], flow.decode([z]).detach())
 
 
 def test_rings_hold_what_they_hold_of_a_standard_normal() -> None:

@@ -167,8 +167,8 @@ async function show(page) {
   function paintDepth(plot) {
     if (!seen) return;
     const { followed, lines, parts } = seen;
-    const depth = page.get("depth", 1) * parts.length;
-    const k = Math.min(parts.length - 1, Math.max(0, Math.floor(depth)));
+    const depth = Math.min(1, Math.max(0, page.get("depth", 1))) * parts.length;
+    const k = Math.min(parts.length - 1, Math.floor(depth));
     plot.axes(seen.around);
     lines[k].forEach((line, i) => {
       const bent = line.map((point, j) => between(point, lines[k + 1][i][j], depth - k));
