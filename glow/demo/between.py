@@ -25,10 +25,10 @@ def _decode(ask: Ask, session: Session, vectors: Tensor) -> Event:
 
 
 def between_sheet(ask: Ask) -> Event:
-    """``steps`` x ``steps`` points of the sheet, row by row."""
+    """``rows`` x ``columns`` points of the sheet, row by row."""
     session, corners = _corners(ask)
-    t = torch.linspace(0, 1, ask.integer("steps", 2, 9, 7))
-    return _decode(ask, session, sheet(corners, t, t, session.cfg.path))
+    across, down = (torch.linspace(0, 1, ask.integer(key, 1, 9, 7)) for key in ("columns", "rows"))
+    return _decode(ask, session, sheet(corners, across, down, session.cfg.path))
 
 
 def between_point(ask: Ask) -> Event:

@@ -28,16 +28,17 @@ function show(page) {
     decoded.src = images[0];
     decoded.dataset.at = `${sent.across},${sent.down}`;
   });
+  const rows = () => (corners().length > 2 ? STEPS : 1); // between two images all rows would be the same
   const moved = () => {
-    const [across, down] = [page.get("across", 0.5), page.get("down", 0.5)];
+    const [across, down] = [page.get("across", 0.5), rows() > 1 ? page.get("down", 0.5) : 0];
     point.style.left = `${(100 * (0.5 + across * (STEPS - 1))) / STEPS}%`; // from the middle of one image to that of another
-    point.style.top = `${(100 * (0.5 + down * (STEPS - 1))) / STEPS}%`;
+    point.style.top = `${(100 * (0.5 + down * (rows() - 1))) / rows()}%`;
     showPoint({ ...common(), across, down });
   };
   function redraw() {
     pickers.forEach((p, i) => (p.hidden = i >= page.get("corners", 4)));
-    down.hidden = page.get("corners", 4) < 3;
-    showSheet({ ...common(), steps: STEPS });
+    down.hidden = rows() === 1;
+    showSheet({ ...common(), columns: STEPS, rows: rows() });
     moved();
   }
 
@@ -46,9 +47,9 @@ function show(page) {
   const down = slider(page, "down", "Down", range, moved);
   const drag = (event) => {
     const box = sheet.getBoundingClientRect();
-    const share = (at, from, size) => Math.min(1, Math.max(0, (((at - from) / size) * STEPS - 0.5) / (STEPS - 1))).toFixed(3);
-    across.move(share(event.clientX, box.left, box.width));
-    down.move(share(event.clientY, box.top, box.height));
+    const share = (at, n) => Math.min(1, Math.max(0, (at * n - 0.5) / (n - 1))).toFixed(3);
+    across.move(share((event.clientX - box.left) / box.width, STEPS));
+    if (rows() > 1) down.move(share((event.clientY - box.top) / box.height, STEPS));
     moved();
   };
   sheet.addEventListener("pointerdown", (event) => {

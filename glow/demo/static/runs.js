@@ -27,8 +27,8 @@ async function show(page) {
     if (!runs) return;
     chosen ??= runs.slice(0, 2).map((run) => run.name);
     fillList(runs);
-    page.say(runs.length ? "" : "There are no runs yet: python train.py makes one.");
     const there = chosen.filter((name) => runs.some((run) => run.name === name));
+    page.say(there.length ? "" : runs.length ? "Choose runs to see their curves." : "There are no runs yet: python train.py makes one.");
     const answer = there.length ? await page.once("curves", { runs: there }) : { runs: {} };
     if (!answer) return;
     showCurves(answer.runs);
