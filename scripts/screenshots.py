@@ -19,7 +19,7 @@ VIEWS = {
     "scales": "scales?model=fashion_mnist&image=test:6",
     "fill": "fill?model=mnist&image=test:3",
     "score": "score?model=mnist&image=test:3",
-    "plane": "plane",
+    "plane": "plane?family=nsf&seconds=30&depth=0.55",
     "runs": "runs?runs=digits-muon,digits-adamax",
 }
 
@@ -44,6 +44,9 @@ def main() -> None:
             page.goto(f"{args.address}/#/{VIEWS[view]}")
             page.wait_for_selector("#view img[src^=data]", timeout=60_000)
             page.wait_for_timeout(1000)
+            if view == "plane":
+                page.get_by_role("button", name="Train").click()
+                page.get_by_role("button", name="Train").wait_for(timeout=60_000)  # meanwhile it says Stop
             page.wait_for_selector("#busy", state="hidden", timeout=60_000)
             page.wait_for_timeout(1000)
             page.screenshot(path=args.out / f"demo_{view}.png", full_page=True)

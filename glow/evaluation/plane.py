@@ -19,6 +19,7 @@ from torch import Tensor
 
 from glow.distributions.base import Distribution
 from glow.errors import UsageError
+from glow.evaluation.layers import latent_grid
 from glow.evaluation.pictures import figure_to_tensor
 from glow.flows.flow import Flow
 
@@ -64,9 +65,7 @@ def plane_figure(flow: Distribution, data: Tensor, generator: torch.Generator, s
     low, high = data.amin(0), data.amax(0)
     margin = 0.15 * (high - low)
     (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
-    xs, ys = torch.linspace(x0, x1, side), torch.linspace(y0, y1, side)
-    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
-    density = flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
+    density = density_on_grid(flow, (x0, x1, y0, y1), side)
     samples = flow.sample(min(len(data), DOTS), generator=generator).cpu()
 
     rows = 2 if isinstance(flow, Flow) else 1
@@ -124,6 +123,21 @@ def _draw_latents(
     ax_norms.set(xlabel=f"quantile of {base}", ylabel="quantile of the data")
 
 
+@torch.no_grad()
+def density_on_grid(flow: Distribution, box: tuple[float, float, float, float], side: int) -> Tensor:
+    """The density of a flow with event shape (2,) at ``side`` x ``side`` points: (side, side), a row for each y, ascending.
+
+    Args:
+        flow: a flow, or other density.
+        box: x from and to, y from and to.
+        side: points along each side of the box.
+    """
+    x0, x1, y0, y1 = box
+    xs, ys = torch.linspace(x0, x1, side), torch.linspace(y0, y1, side)
+    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2)
+    return flow.log_prob(points.to(flow.device, flow.dtype)).exp().view(side, side).cpu()
+
+
 def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
     """Sets of points in the plane (N, 2) side by side under their names, on equal axes: uint8 (3, H, W)."""
     figure = Figure(figsize=(4 * len(points), 4), dpi=80, layout="constrained")
@@ -136,21 +150,8 @@ def scatter_picture(points: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def deformed_grid(flow: Flow, reach: float | None = None, lines: int = 11, points: int = 401) -> Tensor:
-    """A regular grid of latent lines in the space of the data.
-
-    Args:
-        flow: a flow with event shape (2,).
-        reach: the grid covers the square from ``-reach`` to ``reach``; the ``reach`` of the base when absent.
-        lines: number of lines in each direction.
-        points: points on each line.
-
-    Returns:
-        (2, lines, points, 2): the lines of constant first latent, and those of constant second latent.
-    """
-    low, high = flow.base.reach if reach is None else (-reach, reach)
-    ends, along = (torch.linspace(low, high, n) for n in (lines, points))
-    z = torch.stack(torch.meshgrid(ends, along, indexing="ij"), dim=-1)
-    z = torch.stack((z, z.flip(-1)))
+    """The grid of ``latent_grid``, whose arguments these are, in the space of the data: (2, lines, points, 2)."""
+    z = latent_grid(flow, reach, lines, points)
     return flow.decode([z.view(-1, 2).to(flow.device, flow.dtype)]).view_as(z).cpu()
 
 

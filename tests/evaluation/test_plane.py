@@ -17,6 +17,7 @@ from glow.evaluation.plane import (
     RINGS,
     baselines,
     deformed_grid,
+    density_on_grid,
     plane_figure,
     plane_picture,
     qq_points,
@@ -146,6 +147,12 @@ def test_the_grid_goes_from_latents_to_data() -> None:
     grid = deformed_grid(Flow(Shift(3.0), (2,)), reach=2)
     torch.testing.assert_close(grid.amin((0, 1, 2)), torch.tensor([1.0 - 6, -6]))
     torch.testing.assert_close(grid.amax((0, 1, 2)), torch.tensor([1.0 + 6, 6]))
+
+
+def test_the_density_is_by_rows_of_y() -> None:
+    density = density_on_grid(Flow(Shift(1.0), (2,)), (1.0, 2.0, 0.0, 2.0), side=3)
+    expected = [math.exp(-0.5 * (dx**2 + y**2)) / (2 * math.pi) for y in (0, 1, 2) for dx in (0, 0.5, 1)]
+    torch.testing.assert_close(density, torch.tensor(expected).view(3, 3))
 
 
 def test_rings_hold_what_they_hold_of_a_standard_normal() -> None:
