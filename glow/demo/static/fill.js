@@ -28,7 +28,8 @@ function show(page) {
   });
   const ways = Array.from({ length: COMPLETIONS }, (_, i) => element("div", { class: "way" }, picture("", `Completion ${i + 1}`)));
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress" });
-  const words = element("p", { class: "hint" });
+  const words = element("span"); // changes too often to be read aloud
+  const result = element("span", { role: "status" });
   const start = button("Fill in", fill, { class: "main" });
   const stop = button("Stop", () => end("Stopped: these are the completions so far."), { disabled: true });
   const picker = imagePicker(page, "image", "Image", anImage(page, 0), load);
@@ -51,7 +52,7 @@ function show(page) {
       way.classList.remove("there");
     }
     bar.value = 0;
-    words.textContent = "";
+    words.textContent = result.textContent = "";
   }
 
   // The picture, the missing pixels and the brush.
@@ -63,10 +64,8 @@ function show(page) {
     for (let i = 0; i < missing.length; i++) {
       if (!missing[i]) continue;
       const [x, y] = [(i % width) * cell, Math.floor(i / width) * cell];
-      context.fillStyle = "#e8710a"; // no grey, on light and dark pages
+      context.fillStyle = (i + Math.floor(i / width) * (1 - (width % 2))) % 2 ? "#f59638" : "#ffa24d"; // a checkerboard, of no grey
       context.fillRect(x, y, cell, cell);
-      context.fillStyle = "#ffa24d";
-      context.fillRect(x, y, cell - 1, cell - 1);
     }
     if (!brush.shown) return;
     const [top, left, rows, columns] = footprint();
@@ -161,7 +160,6 @@ function show(page) {
     start.disabled = true;
     stop.disabled = false;
     words.textContent = "Starting ...";
-    page.say("Filling in.");
     page.fail("");
     const label = page.get("label", "");
     const settings = {
@@ -190,8 +188,7 @@ function show(page) {
 
   function end(text = "") {
     running?.abort();
-    if (running && text) page.say(text);
-    if (running && text && bar.value < 1) words.textContent = text;
+    if (running) [words.textContent, result.textContent] = ["", text];
     running = null;
     start.disabled = false;
     stop.disabled = true;
@@ -202,7 +199,6 @@ function show(page) {
   layout(
     page,
     [
-      element("div", { class: "row" }, start, stop),
       element(
         "fieldset",
         { class: "tools" },
@@ -212,16 +208,16 @@ function show(page) {
         element("div", { class: "row" }, button("Lower half", () => cover(1, Math.floor(height / 2) * width)), button("Clear", () => cover(0))),
       ),
       picker,
-      ...(classes ? [choice(page, "label", "Fill in as", [["", "The image's own class, if known"], ...labels, ["none", "No class"]], () => end())] : []),
+      ...(classes ? [choice(page, "label", "Class", [["", "Its own, if known"], ...labels, ["none", "No class"]], () => end())] : []),
       ...(latents ? [choice(page, "steps", "Steps", [["300", "300"], ["100", "100: quick, less exact"], ["1000", "1000: slow, more exact"]], () => end())] : []),
       slider(page, "temperature", "Temperature", { min: 0.1, max: 1.5, step: 0.05, value: 1 }, () => end()),
       number(page, "seed", "Seed", { max: 2 ** 31 - 1, value: 0 }, () => end()),
     ],
     element(
       "div",
-      { class: "pair equal filling" },
-      element("div", {}, canvas, help),
-      element("div", {}, element("div", { class: "ways" }, ...ways), bar, words),
+      { class: "filling" },
+      element("div", {}, canvas, element("div", { class: "row" }, start, stop), help),
+      element("div", {}, element("div", { class: "ways" }, ...ways), bar, element("p", { class: "hint" }, words, result)),
     ),
   );
   const given = page.get("mask");
@@ -231,7 +227,6 @@ function show(page) {
 }
 
 function told(share, exact, steps) {
-  if (share === 1) return "Done.";
   if (exact) return `${Math.round(100 * share)} %: pixel by pixel, exactly.`;
   const stage = share <= 0.25 ? "large shapes first" : "details, while the seen pixels stay as they are";
   return `Step ${Math.round(share * steps)} of ${steps}: ${stage}.`;

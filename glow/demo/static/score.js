@@ -14,7 +14,8 @@ export default {
 };
 
 function show(page) {
-  const [, height, width] = page.model.shape;
+  const { shape } = page.model;
+  const [, height, width] = shape;
   const seen = picture("", "The picture as the model sees it");
   const map = element("canvas", { width, height, class: "map", role: "img" });
   const legend = element("div", { class: "legend" });
@@ -34,7 +35,7 @@ function show(page) {
       sizes.lastChild.replaceChildren(element("p", { class: "hint" }, "Computing ..."));
       showTypicality();
     } else {
-      sizes.lastChild.replaceChildren(...files(event));
+      sizes.lastChild.replaceChildren(...files(event, shape.reduce((a, b) => a * b, 1)));
       sizes.dataset.done = picker.value();
     }
   });
@@ -57,10 +58,10 @@ function show(page) {
     const tenth = Math.max(1, Math.round(values.length / 10));
     const most = (100 * sorted.slice(0, tenth).reduce((a, b) => a + b, 0)) / bits;
     const says = placed ? `The costliest tenth of the pixels holds ${most.toFixed(0)} % of the bits.` : "This model does not say where its bits are.";
-    share.textContent = says + (low < 0 ? " Pixels below zero were expected: what a flow knows of them saves bits elsewhere." : "");
+    share.textContent = says + (low < 0 ? " Values below zero are no mistake: a flow may count what it saves for one pixel at its neighbour." : "");
     map.setAttribute("aria-label", `Map of the bits, ${low.toFixed(1)} to ${high.toFixed(1)} a pixel. ${says}`);
     const scale = element("div", { class: "ramp" });
-    const marks = ticks(low, high, 4).map((v) => {
+    const marks = ticks(low, high, 6).map((v) => {
       const mark = element("span", {}, String(v));
       mark.style.left = `${(100 * (v - low)) / (high - low || 1)}%`;
       return mark;
@@ -83,9 +84,9 @@ function show(page) {
     headline,
     element(
       "div",
-      { class: "pair equal" },
+      { class: "scored" },
       element("figure", {}, seen, element("figcaption", {}, "As the model sees it")),
-      element("figure", {}, map, legend, element("figcaption", {}, "Bits by pixel")),
+      element("figure", {}, map, legend, element("figcaption", {}, "Bits of each pixel")),
     ),
     share,
     typicality,
@@ -148,29 +149,29 @@ function histogram(bits, own, what) {
   return drawing;
 }
 
-// Bars of bytes.
-function files({ raw, png, alone, among, refused }) {
+// Bytes, as figures and bars.
+function files({ raw, png, alone, among, refused }, dimensions) {
   const rows = [
     ["As it is", raw, ""],
-    ["PNG", png, "optimized by Pillow; at least 57 bytes of it are no pixels"],
-    ...(refused ? [] : [["Our codec, alone", alone, "a file of this picture: nothing to borrow bits from, so that it is stored"]]),
-    ...(refused ? [] : [["Our codec, among many", among, "what it adds to a large file: close to the bits above"]]),
+    ["PNG", png, "optimized by Pillow; 57 bytes of it or more are no pixels"],
+    ...(refused ? [] : [["Our codec, alone", alone, "a file of this picture only, which is stored: there are no other pictures to borrow bits from"]]),
+    ...(refused ? [] : [["Our codec, among many", among, "what the picture adds to a large file: what the model promises above, nearly"]]),
   ];
   const largest = Math.max(...rows.map(([, bytes]) => bytes));
   const table = element(
     "table",
     {},
-    element("thead", {}, element("tr", {}, ...["File", "Bytes", "bits/dim"].map((text) => element("th", { scope: "col" }, text)), element("td", {}))),
+    element("thead", {}, element("tr", {}, ...["File", "Bytes", "bits/dim"].map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, ...rows.map(([name, bytes, hint]) => {
       const bar = element("div", { class: "size" });
       bar.style.width = `${(100 * bytes) / largest}%`;
-      const figures = [round(bytes), ((bytes / raw) * 8).toFixed(2)];
-      return element("tr", {}, element("th", { scope: "row" }, name), ...figures.map((v) => element("td", {}, v)), element("td", { class: "sizes" }, bar, element("span", { class: "hint" }, hint)));
+      const figures = [round(bytes), ((8 * bytes) / dimensions).toFixed(2)];
+      return element("tr", {}, element("th", { scope: "row" }, name, bar, element("span", { class: "hint" }, hint)), ...figures.map((v) => element("td", {}, v)));
     })),
   );
-  return [table, ...(refused ? [element("p", { class: "refused" }, `Our codec: ${refused}.`)] : [])];
+  return [table, ...(refused ? [element("p", { class: "refused" }, `Our codec cannot take this model: ${refused}.`)] : [])];
 }
 
 function round(value) {
-  return value.toFixed(value < 100 ? 1 : 0);
+  return value.toFixed(value < 100 && !Number.isInteger(value) ? 1 : 0);
 }
