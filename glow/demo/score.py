@@ -80,8 +80,8 @@ def typical(ask: Ask) -> Event:
         part = x[i : i + AT_ONCE].to(density.device)
         noise = density.noise(len(part), generator("cpu", "typical", i))
         known += bits_per_dim(density.log_prob(part, None, noise), density.event_shape).tolist()
-        ask.send({"bits": known, "of": len(x), "what": what})
-    return {"bits": known, "of": len(x), "what": what}
+        ask.send({"bits": known[:], "of": len(x), "what": what})
+    return {"bits": known[:], "of": len(x), "what": what}
 
 
 def _reference(ask: Ask) -> tuple[str, Tensor]:

@@ -118,7 +118,7 @@ class PixelByPixel(Distribution):
             n: how many.
             temperature: see ``sample``.
             generator: see there.
-            progress: called after each row with the number of rows done and the images so far; it may raise to end this.
+            progress: called before each row with the number of rows done and the images so far; it may raise to end this.
 
         Raises:
             UsageError: a pixel is known after the first that is missing, row by row: it would not be taken into account.
