@@ -31,7 +31,7 @@ DONE = "document.querySelector('.filling [role=status]').textContent === 'Done.'
 
 def mask(page: Page) -> np.ndarray:
     """The missing pixels that the address says, in a row."""
-    found = re.search(r"mask=([0-9a-z.]+)", page.url)
+    found = re.search(r"mask=([0-9a-z.]+)", page.evaluate("location.hash"))
     assert found is not None
     runs = [int(word, 36) for word in found[1].split(".")]
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
