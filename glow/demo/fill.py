@@ -1,6 +1,7 @@
 """The view Fill in: completions of a picture from which the visitor takes pixels."""
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def fill(ask: Ask) -> Event:
 def _mask(ask: Ask, session: Session) -> Tensor:
     """The missing pixels, bool (H, W)."""
     _, height, width = session.density.event_shape
-    runs = ask.settings.get("mask")
+    runs: Any = ask.settings.get("mask")
     whole = isinstance(runs, list) and all(type(n) is int and 0 <= n <= height * width for n in runs)
     if not whole or sum(runs) != height * width:
         raise UsageError(f"mask must be lengths of runs of {height} x {width} pixels")

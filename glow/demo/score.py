@@ -1,6 +1,7 @@
 """The view Score: how many bits a picture takes, where, and beside which other pictures."""
 
 import io
+import math
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ def score(ask: Ask) -> Event:
     copies = x.to(density.device).expand(1 if noise is None else DRAWS, -1, -1, -1)
     bits, placed = bits_map(density, copies, None, noise)
     bits = bits.mean(0).cpu()
+    if not bits.isfinite().all():
+        raise UsageError("the model gives this picture no finite probability")
     dimensions = x.numel()
     ask.send({
         "image": as_pngs(x, session.levels)[0], "map": [[round(v, 3) for v in row] for row in bits.tolist()],
@@ -73,15 +76,27 @@ def typical(ask: Ask) -> Event:
     """Bits/dim of the first training images, without labels, while they are computed."""
     session = ask.session()
     density = session.density
-    what, x = _reference(ask)
+    try:
+        what, x = _reference(ask)
+    except UsageError as error:
+        return {"refused": str(error)}
     known: list[float] = ask.results.get_or("typical", list)
+
+    def event() -> Event:
+        return {
+            "bits": [v for v in known if math.isfinite(v)],
+            "done": len(known),
+            "of": len(x),
+            "what": what,
+        }
+
     while len(known) < len(x):
         i = len(known)
         part = x[i : i + AT_ONCE].to(density.device)
         noise = density.noise(len(part), generator("cpu", "typical", i))
         known += bits_per_dim(density.log_prob(part, None, noise), density.event_shape).tolist()
-        ask.send({"bits": known[:], "of": len(x), "what": what})
-    return {"bits": known[:], "of": len(x), "what": what}
+        ask.send(event())
+    return event()
 
 
 def _reference(ask: Ask) -> tuple[str, Tensor]:

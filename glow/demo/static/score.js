@@ -17,7 +17,7 @@ function show(page) {
   const { shape } = page.model;
   const [, height, width] = shape;
   const seen = picture("", "The picture as the model sees it");
-  const map = element("canvas", { width, height, class: "map", role: "img" });
+  const map = element("canvas", { width, height, class: "map", role: "img", "aria-label": "Map of the bits" });
   const legend = element("div", { class: "legend" });
   const headline = element("p", { class: "headline" });
   const share = element("p", { class: "hint" });
@@ -71,10 +71,12 @@ function show(page) {
 
   function showTypicality() {
     if (!others) return;
-    const { bits, of, what } = others;
-    const below = bits.filter((v) => v < own).length / bits.length;
+    const { bits, done, of, what, refused } = others;
     const [sentence, chart] = typicality.querySelectorAll("p, div");
-    if (own !== null) sentence.textContent = bits.length < of ? `Comparing with ${what}: ${bits.length} of ${of} ...` : verdict(below, of, what);
+    if (refused) sentence.textContent = `There is nothing to compare with: ${refused}.`;
+    if (refused || !bits.length) return;
+    const below = bits.filter((v) => v < own).length / bits.length;
+    if (own !== null) sentence.textContent = done < of ? `Comparing with ${what}: ${done} of ${of} ...` : verdict(below, of, what);
     chart.replaceChildren(histogram(bits, own, what));
   }
 
@@ -98,7 +100,7 @@ function show(page) {
       others = event;
       showTypicality();
     }
-    typicality.dataset.done = others.of;
+    typicality.dataset.done = true;
   });
 }
 
@@ -112,7 +114,8 @@ function colour(share) {
 
 function verdict(below, of, what) {
   const percent = 100 * below;
-  const more = `It takes more bits than ${percent.toFixed(percent < 1 || percent > 99 ? 1 : 0)} % of ${of} ${what}`;
+  const share = below === 1 ? "all" : below === 0 ? "none" : `${percent.toFixed(percent < 1 || percent > 99 ? 1 : 0)} %`;
+  const more = `It takes more bits than ${share} of ${of} ${what}`;
   if (below < 0.01) return `${more}: simpler than nearly all of them, so that it is no typical one either.`;
   if (below > 0.99) return `${more}: it surprises the model, and is hardly one of their kind.`;
   if (below < 0.05 || below > 0.95) return `${more}: unusual, but not unheard of.`;
