@@ -17,7 +17,7 @@ VIEWS = {
     "between": "between?model=mnist&a=test:0&b=test:1&c=test:18&d=test:6&across=0.35&down=0.7",
     "edit": "edit?model=mnist&image=test:0&start=7&c8=1",
     "scales": "scales?model=fashion_mnist&image=test:6",
-    "fill": "fill?model=mnist&image=test:3",
+    "fill": "fill?model=mnist&image=test:17&mask=aw.aw",
     "score": "score?model=mnist&image=test:3",
     "plane": "plane?family=nsf&seconds=30&depth=0.55",
     "runs": "runs?runs=digits-muon,digits-adamax",

@@ -109,9 +109,32 @@ class DataDependent(nn.Module, ABC):
         """Set the parameters from the input ``x`` (B, C, ...) that ``forward`` is about to receive."""
 
 
+_recorders: list[list[Tensor]] = []
+
+
 def sum_event(x: Tensor) -> Tensor:
-    """Sum all but the batch dimension: (B, ...) -> (B,)."""
+    """Sum all but the batch dimension: (B, ...) -> (B,). Of log-densities and log-dets ``record_terms`` records what is summed."""
+    for terms in _recorders:
+        terms.append(x)
     return x.flatten(1).sum(1)
+
+
+@contextmanager
+def record_terms() -> Iterator[list[Tensor]]:
+    """Record the tensors (B, ...) that ``sum_event`` sums inside: of a log-probability, its terms that have places.
+
+    >>> from glow.bijections import Sigmoid
+    >>> with record_terms() as terms:
+    ...     z, log_det = Sigmoid()(torch.zeros(2, 1, 4, 4))
+    >>> [tuple(t.shape) for t in terms]
+    [(2, 1, 4, 4)]
+    """
+    terms: list[Tensor] = []
+    _recorders.append(terms)
+    try:
+        yield terms
+    finally:
+        _recorders.remove(terms)
 
 
 def no_log_det(x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class GaussianPrior(Bijection):
         """(B, C, H, W) -> standardized (B, C, H, W), log-det (B,)."""
         with ieee_precision(x.device):
             mean, log_sd = self.mean_and_log_sd(x, context)
-        return (x - mean) * (-log_sd).exp(), -sum_event(log_sd.expand_as(x))
+        return (x - mean) * (-log_sd).exp(), sum_event(-log_sd.expand_as(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Standard normal (B, C, H, W) -> (B, C, H, W), log-det (B,)."""

@@ -135,6 +135,20 @@ class Coder(nn.Module):
             rest = group.start
             progress(rest)
 
+    def bits_among_others(self, images: Tensor, labels: Tensor | None = None) -> float:
+        """The bits that each of some images adds to a file that many are in already, on average.
+
+        Alone, images have nothing to borrow bits from, and the first is stored as it is; here the stack is long before.
+
+        Args:
+            images: integers (N, C, H, W), at least one; of a single image use copies, since a stack grows by whole words.
+            labels: see ``push``.
+        """
+        count = 2 * len(images) * BORROWED * self.dimensions // WORD
+        stack = Stack(np.random.default_rng(0).integers(1, 2**32, count, dtype=np.uint32))
+        self.push(stack, images, labels)
+        return (len(stack) - count) * WORD / len(images)
+
     def pop(self, stack: Stack, n: int, progress: Callable[[int], None] = lambda done: None) -> Tensor:
         """``n`` images, uint8 (n, C, H, W), in their order; no group is cut. After each it reports how many there are."""
         groups: list[Tensor] = []

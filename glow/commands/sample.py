@@ -3,15 +3,14 @@
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from tqdm import tqdm
 
+from glow.commands.complete import draw_completions
 from glow.commands.inputs import as_list, folder_pictures, images, labelled, make_folder
 from glow.commands.samples import FORMATS, decode_warnings, draw_samples, one_temperature
 from glow.commands.session import Session
@@ -19,8 +18,6 @@ from glow.errors import UsageError, check_choice, check_positive
 from glow.evaluation.latents import PATHS, interpolate, move, redraw
 from glow.flows.pixels import PixelByPixel
 
-STEPS = 300
-"""Of a completion: a minute for four of a small image on a CPU."""
 GROUP = 500
 """At most this many images of a group give its mean latents."""
 EXPORT_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -55,8 +52,8 @@ def sample(cfg: DictConfig) -> dict[str, Any]:
     if session.density.grey_levels is None and cfg.mode != "samples":
         raise UsageError(f"mode={cfg.mode} needs a model of images, and this one is of points")
     exact = cfg.mode == "complete" and isinstance(session.density, PixelByPixel)
-    if cfg.mode != "samples" and not exact and not session.flow.base.is_normal:
-        raise UsageError(f"mode={cfg.mode} needs a flow with a standard normal base: model.base=normal")
+    if cfg.mode != "samples" and not exact:
+        _ = session.normal_flow  # raises before a folder is made
     session.make_folder("samples")
     metrics = MODES[cfg.mode](session)
     report = {
@@ -127,61 +124,6 @@ def draw_reconstructions(session: Session) -> dict[str, Any]:
     )  # fmt: skip
     mean_error = [float(e.mean()) for e in errors]
     return {"largest_error": int(errors[0].max()), "mean_error_by_scales_redrawn": mean_error, **metrics}
-
-
-def draw_completions(session: Session) -> dict[str, Any]:
-    """Each image, the image with its hole, and several ways to fill it."""
-    from glow.evaluation.completion import complete, trace_picture  # slow to import
-    from glow.evaluation.masks import parse_mask
-
-    cfg = session.cfg
-    density = session.density if isinstance(session.density, PixelByPixel) else session.flow
-    temperature = one_temperature(session, 1.0)
-    x, y = images(session, [0])
-    shape = density.image_shape if isinstance(density, PixelByPixel) else density.event_shape
-    missing = parse_mask(str(cfg.mask), shape, session.generator("mask"))
-    heads = [density.kind[:-1], "seen", *(f"filled {i + 1}" for i in range(cfg.completions))]
-    rows, metrics = [], []
-    for i, image in enumerate(x):
-        source = session.generator("complete", i)
-        rows += [image[None], image.masked_fill(missing, session.levels // 2)[None]]
-        if isinstance(density, PixelByPixel):
-            filled = density.complete(
-                image, missing, cfg.completions, temperature=temperature, generator=source
-            )
-            rows.append(filled.cpu())
-            what = "samples" if density.kind == "signals" else "pixels"
-            print(f"{heads[0]} {i}: {int(missing.sum())} of {missing.numel()} {what} missing, drawn exactly")
-            continue
-        label = None if y is None else y[i]
-        with tqdm(
-            total=cfg.steps or STEPS, desc=f"image {i}", delay=2, disable=not sys.stderr.isatty()
-        ) as bar:
-            completion = complete(
-                density, image, missing, n=cfg.completions, steps=cfg.steps or STEPS, temperature=temperature, y=label,
-                generator=source, progress=partial(_advance, bar),
-            )  # fmt: skip
-        rows.append(completion.images.cpu())
-        session.save(trace_picture(completion), f"complete_trace_{i}" if len(x) > 1 else "complete_trace")
-        metrics.append(completion.metrics())
-        print(
-            f"image {i}: {int(missing.sum())} of {missing.numel()} pixels missing; seen ones were off by "
-            f"{completion.misfit.mean():.1f} grey levels before they were set; "
-            f"{', '.join(f'{b:.2f}' for b in completion.trace[-1])} bits/dim"
-        )
-    title = f"temperature {temperature:g}"
-    if density.kind == "signals":
-        session.save_signals(torch.cat(rows), "complete", title=title, rows=heads * len(x))
-    else:
-        session.draw_grid(
-            torch.cat(rows), "complete", len(heads), title=title, heads=heads,
-            labels=None if y is None else y.repeat_interleave(len(heads)),
-        )  # fmt: skip
-    return {"mask": str(cfg.mask), "missing_pixels": int(missing.sum()), "completions": metrics}
-
-
-def _advance(bar: tqdm, done: int) -> None:
-    bar.update(done - bar.n)
 
 
 def draw_manipulation(session: Session) -> dict[str, Any]:

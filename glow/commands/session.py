@@ -88,6 +88,15 @@ class Session:
         return self.density
 
     @property
+    def normal_flow(self) -> Flow:
+        """The model, for what needs standard normal latents."""
+        if not self.flow.base.is_normal:
+            raise UsageError(
+                f"mode={self.cfg.mode} needs a flow with a standard normal base: model.base=normal"
+            )
+        return self.flow
+
+    @property
     def levels(self) -> int:
         """Grey levels."""
         assert self.density.grey_levels is not None

@@ -57,7 +57,7 @@ class StandardNormal(Base):
     is_normal = True
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return -sum_event(0.5 * (z * z + LOG_2_PI))
+        return sum_event(-0.5 * (z * z + LOG_2_PI))
 
     def sample(
         self, n: int, shape: Shape, *, temperature: float = 1.0, generator: torch.Generator | None = None

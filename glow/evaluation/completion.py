@@ -68,7 +68,8 @@ def complete(
     temperature: float = 1.0,
     y: Tensor | None = None,
     generator: torch.Generator,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, Tensor], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Completion:
     r"""Draw the missing pixels of an image from :math:`p(x_m \mid x_s)`, n times, by n Markov chains in two stages.
 
@@ -97,7 +98,8 @@ def complete(
         temperature: factor on the standard deviation of the latents, T, as in ``Flow.sample``.
         y: label of a class-conditional flow, one for all or n of them.
         generator: source of all that is random.
-        progress: called after each step with the number of steps done.
+        progress: called after each step with the number of steps done and the images so far, uint8 (n, C, H, W).
+        check: called before each evaluation of the density, of which a coarse step takes eleven; it may raise to end this.
 
     Raises:
         UsageError: an argument that cannot work.
@@ -126,7 +128,7 @@ def complete(
     assert noise is not None
     marginals, rest = _marginals(flow.bijection)
     seen = flow.dequantization(image, noise)[0]
-    task = _Task(flow, marginals, rest, seen, noise, hidden, temperature, y)
+    task = _Task(flow, marginals, rest, image, seen, noise, hidden, temperature, y, check)
     coarse, every = max(1, round(COARSE_SHARE * steps)), max(1, steps // 50)
     with torch.no_grad():
         values = task.generate(z)
@@ -139,8 +141,8 @@ def complete(
                 trace.append(task.bits(values))
                 misfits += [task.misfit(values)] if i <= coarse else []
             if progress:
-                progress(i)
-        images = torch.where(hidden, flow.dequantization.quantize(task.set(values)), image)
+                progress(i, task.images(values).cpu())
+        images = task.images(values)
     acceptance = float(torch.stack(stages[0]).mean()), float(torch.stack(stages[1]).mean())
     return Completion(
         images.cpu(), recorded, torch.stack(trace).cpu(), torch.stack(misfits).cpu(), acceptance
@@ -171,11 +173,13 @@ class _Task(NamedTuple):
     flow: Flow
     marginals: Bijection
     rest: Bijection
+    image: Tensor  # grey levels
     seen: Tensor
     noise: Tensor  # of dequantization
     hidden: Tensor
     temperature: float
     y: Tensor | None
+    check: Callable[[], None]
 
     def generate(self, z: Tensor) -> Tensor:
         """Latents (n, D) -> values (n, C, H, W)."""
@@ -184,6 +188,11 @@ class _Task(NamedTuple):
     def set(self, values: Tensor) -> Tensor:
         """The image as completed: the given values where pixels are hidden, the image elsewhere."""
         return torch.where(self.hidden, values.view_as(self.seen), self.seen)
+
+    def images(self, values: Tensor) -> Tensor:
+        """The grey levels of the image as completed (n, C, H, W)."""
+        assert self.flow.dequantization is not None
+        return torch.where(self.hidden, self.flow.dequantization.quantize(self.set(values)), self.image)
 
     def distance(self, values: Tensor) -> Tensor:
         """Sum of squares over the seen pixels (n,); not finite if any value is not."""
@@ -196,11 +205,13 @@ class _Task(NamedTuple):
 
     def observed(self, z: Tensor, sigma: float) -> Tensor:
         """The coarse stage's log-density of latents (n, D), up to a constant."""
+        self.check()
         prior = -0.5 * sum_event((z / self.temperature).square())
         return prior - 0.5 * self.distance(self.generate(z)) / sigma**2
 
     def exact(self, numbers: Tensor) -> Tensor:
         """The fine stage's log-density, that of the numbers behind the marginals (n, C, H, W), in nats (n,)."""
+        self.check()
         return self._log_density(self.rest, numbers, self.temperature)
 
     def bits(self, values: Tensor) -> Tensor:

@@ -45,11 +45,16 @@ def png_bits(images: Tensor) -> Tensor:
             "images must be uint8 of shape (N, 1, H, W) or (N, 3, H, W) to be written as PNG, "
             f"got {images.dtype} of shape {tuple(images.shape)}"
         )
-    pixels = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    if images.shape[1] == 1:
-        pixels = pixels[..., 0]
-    sizes = [_idat_size(_png(image)) for image in pixels]
+    sizes = [_idat_size(png_file(image)) for image in images]
     return 8 * torch.tensor(sizes, dtype=torch.float64) / math.prod(images.shape[1:])
+
+
+def png_file(image: Tensor) -> bytes:
+    """An image, uint8 (1, H, W) or (3, H, W), as a PNG file of the highest compression."""
+    file = io.BytesIO()
+    pixels = image.permute(1, 2, 0).squeeze(-1).cpu().contiguous().numpy()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def ood_scores(bpd: Tensor, png: Tensor, typical: float) -> dict[str, Tensor]:
@@ -188,12 +193,6 @@ def _ranked(inside: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     # Higher by one, or by what still makes a difference in float64 where the highest is huge.
     both = both.masked_fill(~both.isfinite(), largest + max(1.0, 1e-9 * abs(largest)))
     return both[: len(inside)], both[len(inside) :]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)  # compression level 9
-    return file.getvalue()
 
 
 def _idat_size(png: bytes) -> int:

@@ -1,13 +1,13 @@
 """Images pixel by pixel, signals sample by sample: what models of one given those before it have in common."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from glow.bijections.base import Shape
+from glow.bijections.base import Shape, sum_event
 from glow.distributions.base import Distribution, check_draw
 from glow.distributions.dequantization import check_grey_levels, check_levels
 from glow.distributions.logistics import DiscretizedLogistics
@@ -79,7 +79,7 @@ class PixelByPixel(Distribution):
         noise = self.noise(len(x), generator) if noise is None else noise
         x = x.reshape(len(x), *self.image_shape)
         parameters = self.parameters_of(self.pixel.scaled(x.to(self.dtype)), noise).to(self.dtype)
-        return self.pixel.log_prob(parameters, x).flatten(1).sum(1)
+        return sum_event(self.pixel.log_prob(parameters, x))
 
     def parameters_of(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """What describes the distribution of every pixel, (B, pixel.parameters, H, W), of pixels in [-1, 1] and ``noise``."""
@@ -108,6 +108,7 @@ class PixelByPixel(Distribution):
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        progress: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Fill what is missing of an image or signal, exactly given the rest: uint8 (n, *event_shape).
 
@@ -117,6 +118,7 @@ class PixelByPixel(Distribution):
             n: how many.
             temperature: see ``sample``.
             generator: see there.
+            progress: called before each row with the number of rows done and the images so far; it may raise to end this.
 
         Raises:
             UsageError: a pixel is known after the first that is missing, row by row: it would not be taken into account.
@@ -135,10 +137,16 @@ class PixelByPixel(Distribution):
                 f"{type(self).__name__} fills {self.takes} in order: all pixels after the first missing one must be missing, as with "
                 f"mask={'bottom' if self.takes == 'images' else 'right'}"
             )
-        return self._draw(n, image.to(self.device), first, temperature, generator)
+        return self._draw(n, image.to(self.device), first, temperature, generator, progress)
 
     def _draw(
-        self, n: int, image: Tensor, first: int, temperature: float, generator: torch.Generator | None
+        self,
+        n: int,
+        image: Tensor,
+        first: int,
+        temperature: float,
+        generator: torch.Generator | None,
+        progress: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Copies of an image, or signal, whose pixels from ``first`` on are drawn."""
         from tqdm import tqdm  # models need torch alone until they draw
@@ -151,6 +159,8 @@ class PixelByPixel(Distribution):
 
                 def choose(parameters: Tensor, i: int, j: int, images: Tensor = images) -> Tensor:
                     bar.update()
+                    if progress and not j:
+                        progress(i, drawn.view(n, *self.event_shape).cpu())
                     if i * across + j >= first:
                         level = self.pixel.sample(parameters.to(self.dtype), temperature, generator)
                         images[:, :, i, j] = level[..., 0, 0].to(torch.uint8)

@@ -71,6 +71,19 @@ def test_the_rate_is_that_of_the_flow(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"white"}))
+def test_among_others_an_image_takes_what_the_flow_promises(name: str) -> None:
+    flow = make(name)
+    x = images(flow, 1).expand(40, -1, -1, -1)
+    y = torch.zeros(40, dtype=torch.long) if flow.classes else None
+    with torch.no_grad():
+        promised = flow.log_prob(x, y).double() / -np.log(2)
+    slack = 2 + 4 * float(promised.std()) + 32 / 40  # the size of the group, noise, a word
+    label = np.log2(flow.classes + 1) if flow.classes else 0
+    found = Coder(flow).bits_among_others(x, y)
+    assert found == pytest.approx(float(promised.mean()) + label, abs=slack)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_step_is_that_of_the_flow(name: str) -> None:
     """Of real numbers that are not far from the integers', the latents are not far."""

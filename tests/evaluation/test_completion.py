@@ -180,6 +180,29 @@ class TestCompletions:
         assert not torch.equal(first, other)
         assert not torch.equal(first[0], first[1])
 
+    def test_can_be_watched_and_ended(self, flow: Flow, image: Tensor) -> None:
+        missing, seen, checked = parse_mask("left", (1, 8, 8), source()), list[Tensor](), []
+
+        def watch(done: int, images: Tensor) -> None:
+            seen.append(images)
+            assert done == len(seen)
+            assert (images[:, :, ~missing] == image[:, ~missing]).all()
+
+        def check() -> None:
+            checked.append(len(seen))
+            if len(checked) > 40:  # one request takes 28
+                raise KeyboardInterrupt
+
+        options = {"n": 2, "steps": 8, "progress": watch, "check": check}
+        found = complete(flow, image, missing, **options, generator=source())  # type: ignore[arg-type]
+        assert torch.equal(seen[-1], found.images)
+        assert not torch.equal(seen[0], found.images)
+        assert checked.count(0) == 1 + 10  # of the first coarse step
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            complete(flow, image, missing, **options, generator=source())  # type: ignore[arg-type]
+        assert 0 < len(seen) < 8
+
     def test_do_not_depend_on_what_was_there(self, flow: Flow, image: Tensor) -> None:
         missing = parse_mask("left", (1, 8, 8), source())
         blank = image.masked_fill(missing, 0)
@@ -213,8 +236,9 @@ class TestCompletions:
         missing = parse_mask("random:0.5", (1, 8, 8), source())
         done: list[int] = []
         completion = complete(
-            flow.eval(), images[0], missing, n=3, steps=60, generator=source(), progress=done.append
-        )
+            flow.eval(), images[0], missing, n=3, steps=60, generator=source(),
+            progress=lambda i, images: done.append(i),
+        )  # fmt: skip
         assert done == list(range(1, 61))
         assert completion.trace.shape == (len(completion.steps), 3)
         assert completion.steps[0] == 0

@@ -217,3 +217,21 @@ def test_other_values_are_refused() -> None:
     for x in (torch.full((1, 1, 2, 2), 4), torch.zeros(1, 1, 2, 2)):
         with pytest.raises(UsageError, match="integers from 0 to 3"):
             model.log_prob(x)
+
+
+def test_completions_can_be_watched_row_by_row_and_ended() -> None:
+    made, seen = PixelCNN((1, 3, 2), 3, width=8, layers=2), []
+    missing = torch.tensor([[False, False], [True, True], [True, True]])
+    image = torch.full((1, 3, 2), 2)
+
+    def watch(rows: int, images: Tensor) -> None:
+        seen.append(rows)
+        assert (images[:, :, 0] == 2).all()
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    assert made.complete(image, missing, 2, progress=watch).shape == (2, 1, 3, 2)
+    assert seen == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        made.complete(image, missing, 2, progress=watch)
+    assert seen == [0, 1, 2, 0, 1]

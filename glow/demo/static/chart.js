@@ -3,7 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [290, 52, 12, 12, 44];
 
-function svg(tag, attributes, text = "") {
+export function svg(tag, attributes, text = "") {
   const made = document.createElementNS(SVG, tag);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.textContent = text;
