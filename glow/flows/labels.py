@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from glow.errors import UsageError
+from glow.errors import UsageError, looks_at_values
 
 
 def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
@@ -15,7 +15,8 @@ def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
         classes: 0 for none.
 
     Raises:
-        UsageError: labels out of range, of another number or type, or of a flow without classes.
+        UsageError: labels out of range (NaN for them where values may not be looked at), of another number or type, or of a flow
+            without classes.
 
     >>> one_hot(torch.tensor([1, -1]), 2, 3)
     tensor([[0., 1., 0.],
@@ -27,12 +28,14 @@ def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
         return None
     if y is None:
         return torch.zeros(n, classes)
-    if y.is_floating_point() or tuple(y.shape) != (n,) or ((y < -1) | (y >= classes)).any():
+    outside = (y < -1) | (y >= classes)
+    if y.is_floating_point() or tuple(y.shape) != (n,) or (looks_at_values() and outside.any()):
         raise UsageError(
             f"y must be one integer label from 0 to {classes - 1}, or -1 for none, per element ({n},), got "
             f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
         )
-    return (y[:, None] == torch.arange(classes, device=y.device)).float()
+    vectors = (y[:, None] == torch.arange(classes, device=y.device)).float()
+    return vectors if looks_at_values() else vectors.masked_fill(outside[:, None], torch.nan)
 
 
 def observations(y: Tensor | None, n: int, observed: int) -> Tensor:
