@@ -66,6 +66,8 @@ class Report:
         try:
             with time_limit(self.end - start):
                 found = measure()
+        except ModuleNotFoundError as error:
+            found = {"left out": str(error)}
         except Exception as error:
             found = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         self.add({"name": name, **found, "seconds": round(time.monotonic() - start, 1)})
@@ -75,8 +77,16 @@ class Report:
         about = {"part": self.part, "card": self.card, "torch": torch.__version__, "cuda": torch.version.cuda}
         path = self.args.out / f"{self.part}.json"
         path.write_text(json.dumps({**about, "rows": self.rows}, indent=1) + "\n")
-        path.with_suffix(".md").write_text(f"{self.card}, torch {torch.__version__}\n\n{table(self.rows)}")
-        print(f"{row['name']}: {', '.join(f'{k} {v}' for k, v in row.items() if k != 'name')}", flush=True)
+        path.with_suffix(".md").write_text(f"{self.card}, torch {torch.__version__}\n\n{self.tables()}")
+        figures = (f"{k} {cell(v)}" for k, v in row.items() if k != "name" and not isinstance(v, list))
+        print(f"{row['name']}: {', '.join(figures)}", flush=True)
+
+    def tables(self) -> str:
+        """Markdown of all rows, and of the lists that some of them hold."""
+        lists = [
+            (f"{row['name']}, {k}", v) for row in self.rows for k, v in row.items() if isinstance(v, list)
+        ]
+        return table(self.rows) + "".join(f"\n{name}:\n\n{table(v)}" for name, v in lists)
 
     def time_left(self) -> float:
         return self.end - time.monotonic()
@@ -123,28 +133,68 @@ def tests(report: Report) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder, "rows.jsonl")
             paths = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
-            environment = {**os.environ, ROWS: str(rows), "PYTHONPATH": paths, "GLOW_GPU_TESTS_ON": report.device.type}
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "gpu_report", "-p", "no:cacheprovider", "-m", "gpu", str(file)]
+            environment = {
+                **os.environ,
+                ROWS: str(rows),
+                "PYTHONPATH": paths,
+                "GLOW_GPU_TESTS_ON": report.device.type,
+            }
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "gpu_report",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "gpu",
+                str(file),
+            ]
             start = time.monotonic()
             with Process(command, environment) as process:
                 written = 0
                 while process.poll() is None or written < len(lines(rows)):
                     for row in lines(rows)[written:]:
-                        why = {"failed": row["why"]} if row["outcome"] == "failed" else {"skipped": row["why"]} if row["outcome"] == "skipped" else {}
-                        report.add({"name": row["name"], "outcome": row["outcome"], **why, "seconds": round(row["s"], 1)})
+                        why = (
+                            {"failed": row["why"]}
+                            if row["outcome"] == "failed"
+                            else {"skipped": row["why"]}
+                            if row["outcome"] == "skipped"
+                            else {}
+                        )
+                        report.add(
+                            {
+                                "name": row["name"],
+                                "outcome": row["outcome"],
+                                **why,
+                                "seconds": round(row["s"], 1),
+                            }
+                        )
                         written += 1
                     if report.time_left() <= 0:
                         process.kill()
                         process.wait()
-                        report.add({"name": name, "failed": "no time left", "seconds": round(time.monotonic() - start, 1)})
+                        report.add(
+                            {
+                                "name": name,
+                                "failed": "no time left",
+                                "seconds": round(time.monotonic() - start, 1),
+                            }
+                        )
                         return
                     time.sleep(0.2)
-            if process.returncode and not any("failed" in r and r["name"].startswith(name) for r in report.rows):
+            if process.returncode and not any(
+                "failed" in r and r["name"].startswith(name) for r in report.rows
+            ):
                 report.add({"name": name, "failed": f"pytest ended with status {process.returncode}"})
 
 
 def Process(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -161,23 +211,42 @@ def timed(contender: Contender, what: str, report: Report, images: int) -> dict[
     seconds = in_turns({"": lambda: contender.run(what, report.device)}, rounds, report.device)[""]
     middle = statistics.median(seconds)
     memory = {"peak GB": torch.cuda.max_memory_allocated() / 1e9} if on_gpu else {}
-    return {"images/s": images / middle, "ms": 1e3 * middle, "min - max": f"{1e3 * min(seconds):.1f} - {1e3 * max(seconds):.1f}", **memory}
+    return {
+        "images/s": images / middle,
+        "ms": 1e3 * middle,
+        "min - max": f"{1e3 * min(seconds):.1f} - {1e3 * max(seconds):.1f}",
+        **memory,
+    }
 
 
 def speed(report: Report) -> None:
     """Training, log-prob and sampling of both sizes beside the peers; memory; where the time goes; compiled last."""
-    sizes = {"paper": SIZES["tiny"], "small": SIZES["tiny"]} if report.args.dry_run else {"paper": SIZES["paper"], "small": {**SIZES["small"], "batch": 256}}
+    sizes = (
+        {"paper": SIZES["tiny"], "small": SIZES["tiny"]}
+        if report.args.dry_run
+        else {"paper": SIZES["paper"], "small": {**SIZES["small"], "batch": 256}}
+    )
     torch.backends.cudnn.allow_tf32 = False  # float32 is IEEE for all, as in train.py
-    plain = [n for n in contenders({}, report.device, False, graphs=True) if "unfused" not in n and n != "floor"]
+    plain = [
+        n for n in contenders({}, report.device, False, graphs=True) if "unfused" not in n and n != "floor"
+    ]
     later = [n for n in contenders({}, report.device, True, graphs=True) if "compiled" in n]
-    for size_name, size in sizes.items():
-        for name in plain:
-            measure_each(report, size_name, size, name)
+    for name in plain:
+        measure_each(report, "paper", sizes["paper"], name)
     paper = sizes["paper"]
-    for mode in ("none", "step", "reversible"):
-        report.row(f"largest batch, paper, bf16, {mode}", lambda mode=mode: {"images": largest(paper, report, mode)})
     for name in ("ours bf16", "ours bf16 graphed"):
-        report.row(f"kernels, paper, train, {name}", lambda name=name: kernels(contenders(paper, report.device, True, graphs=True)[name](), report.device))
+        report.row(
+            f"kernels, paper, train, {name}",
+            lambda name=name: kernels(
+                contenders(paper, report.device, True, graphs=True)[name](), report.device
+            ),
+        )
+    for mode in ("none", "step", "reversible"):
+        report.row(
+            f"largest batch, paper, bf16, {mode}", lambda mode=mode: {"images": largest(paper, report, mode)}
+        )
+    for name in plain:
+        measure_each(report, "small", sizes["small"], name)
     for name in later:
         if report.args.dry_run:
             report.row(f"paper, {name}", lambda: {"left out": "compiling for a CPU takes minutes"})
@@ -207,7 +276,9 @@ def largest(size: dict[str, Any], report: Report, mode: str) -> int:
     """The largest batch that trains; at toy size on a CPU one step, since its memory has no end that is worth waiting for."""
     if report.device.type == "cuda":
         return largest_batch(size, report.device, low=True, recompute=mode)
-    contenders({**size, "batch": 8}, report.device, False)["ours bf16" + (f" {mode}" if mode != "none" else "")]().run("train", report.device)
+    contenders({**size, "batch": 8}, report.device, False)[
+        "ours bf16" + (f" {mode}" if mode != "none" else "")
+    ]().run("train", report.device)
     return 8
 
 
@@ -216,7 +287,10 @@ def kernels(contender: Contender, device: torch.device) -> dict[str, Any]:
     for _ in range(5):
         contender.run("train", device)
     on_gpu = device.type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+    activities = [
+        torch.profiler.ProfilerActivity.CPU,
+        *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else []),
+    ]
     with torch.profiler.profile(activities=activities) as profile:
         start = time.perf_counter()
         for _ in range(3):
@@ -224,7 +298,9 @@ def kernels(contender: Contender, device: torch.device) -> dict[str, Any]:
         if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-    events = [e for e in profile.key_averages() if not on_gpu or e.device_type == torch.autograd.DeviceType.CUDA]
+    events = [
+        e for e in profile.key_averages() if not on_gpu or e.device_type == torch.autograd.DeviceType.CUDA
+    ]
     cost = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
     calls = {e.key: e.count for e in events}
     top = sorted(cost, key=lambda k: -cost[k])[:20]
@@ -241,16 +317,40 @@ def training(report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Data(report, Path(folder))
         dry, on = report.args.dry_run, "cpu" if report.args.dry_run else "gpu"
-        minute = ["fit.max_steps=6", "model.depth=1", "model.width=8", "dataset.batch_size=8"] if dry else ["fit.max_time=00:00:01:00", "dataset.batch_size=256"]
-        minute += ["dataset=mnist", f"dataset.root={data.mnist}", "fit.max_epochs=null", "callbacks.pictures=null", f"trainer.accelerator={on}"]
+        minute = (
+            ["fit.max_steps=6", "model.depth=1", "model.width=8", "dataset.batch_size=8"]
+            if dry
+            else ["fit.max_time=00:00:01:00", "dataset.batch_size=256"]
+        )
+        minute += [
+            "dataset=mnist",
+            f"dataset.root={data.mnist}",
+            "fit.max_epochs=null",
+            "callbacks.pictures=null",
+            f"trainer.accelerator={on}",
+        ]
         for precision in ("32-true", "bf16-mixed"):
             for compiled in ("false", "graph"):
                 settings = [*minute, f"trainer.precision={precision}", f"compile={compiled}"]
                 name = f"MNIST, glow_small, {precision}, compile={compiled}"
-                report.row(f"{name}, train.py", lambda s=settings: {**train(report, s, folder), "data": data.mnist_is})
+                report.row(
+                    f"{name}, train.py",
+                    lambda s=settings: {**train(report, s, folder), "data": data.mnist_is},
+                )
                 report.row(f"{name}, bare step", lambda s=settings: bare(report, s))
-        rest = ["fit.max_steps=6", "model.depth=1", "model.width=8", "dataset.batch_size=8"] if dry else ["dataset.batch_size=256"]
-        rest += [*data.cifar, "fit.max_epochs=null", "trainer.precision=bf16-mixed", "compile=graph", f"trainer.accelerator={on}", "fit.pictures_every=1000"]
+        rest = (
+            ["fit.max_steps=6", "model.depth=1", "model.width=8", "dataset.batch_size=8"]
+            if dry
+            else ["dataset.batch_size=256"]
+        )
+        rest += [
+            *data.cifar,
+            "fit.max_epochs=null",
+            "trainer.precision=bf16-mixed",
+            "compile=graph",
+            f"trainer.accelerator={on}",
+            "fit.pictures_every=1000",
+        ]
 
         def curve() -> dict[str, Any]:
             seconds = int(report.time_left() - 45)  # which start and test take
@@ -263,18 +363,32 @@ def training(report: Report) -> None:
 def train(report: Report, settings: list[str], folder: str, curve: bool = False) -> dict[str, Any]:
     """Run ``train.py`` and read what it left."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, str(ROOT / "train.py"), *settings, f"output_dir={out}", "name=run", "callbacks.estimate=null"]
+        command = [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *settings,
+            f"output_dir={out}",
+            "name=run",
+            "callbacks.estimate=null",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=max(1, report.time_left()))
         if done.returncode:
             raise RuntimeError(f"train.py ended with status {done.returncode}: {done.stderr[-300:]}")
         results = json.loads(Path(out, "run/results.json").read_text())
-        found = {"images/s": results["images_per_s"], "steps": results["steps"], "test bits/dim": results["test"]["raw"]}
+        found = {
+            "images/s": results["images_per_s"],
+            "steps": results["steps"],
+            "test bits/dim": results["test"]["raw"],
+        }
         said = re.findall(r"compile=graph: [^\n]*", done.stderr)
         found |= {"graphs": said[0]} if said else {}
         if curve:
             head, *rows = (line.split(",") for line in Path(out, "run/metrics.csv").read_text().splitlines())
             where = head.index("step"), head.index("train/bpd_step")
-            found["curve"] = [[int(float(r[where[0]])), float(r[where[1]])] for r in rows if r[where[1]]]
+            points = [
+                {"step": int(float(r[where[0]])), "bits/dim": float(r[where[1]])} for r in rows if r[where[1]]
+            ]
+            found["curve"] = points[:: max(1, len(points) // 20)]
         return found
 
 
@@ -285,11 +399,15 @@ def bare(report: Report, settings: list[str]) -> dict[str, Any]:
     from glow.training.muon import optimizer_of
 
     cfg = compose("train", settings)
-    x = torch.randint(256, (cfg.dataset.batch_size, *cfg.dataset.shape), dtype=torch.uint8, device=report.device)
+    x = torch.randint(
+        256, (cfg.dataset.batch_size, *cfg.dataset.shape), dtype=torch.uint8, device=report.device
+    )
     y = torch.zeros(len(x), dtype=torch.long, device=report.device)
     flow = make_model(cfg.model).to(report.device)
     flow.initialize(x[:64], y[:64])
-    contender = Contender(flow, lambda: -flow.log_prob(x, y).mean(), lambda: None, low=cfg.trainer.precision == "bf16-mixed")
+    contender = Contender(
+        flow, lambda: -flow.log_prob(x, y).mean(), lambda: None, low=cfg.trainer.precision == "bf16-mixed"
+    )
     contender.optimizer = optimizer_of(flow, make("optimizer", cfg.optimizer))
     if cfg.compile == "graph":
         contender = graphed(contender)
@@ -313,7 +431,14 @@ class Data:
             if small or not subset.is_dir():
                 subset, self.cifar_is = folder / "pictures", "random pictures"
                 self._write_pictures(subset, 80 if small else 4_000)
-            self.cifar = ["dataset=image_folder", f"dataset.root={subset}", "model=glow", "optimizer=adamax", "schedule=constant", f"dataset.cache={folder}"]
+            self.cifar = [
+                "dataset=image_folder",
+                f"dataset.root={subset}",
+                "model=glow",
+                "optimizer=adamax",
+                "schedule=constant",
+                f"dataset.cache={folder}",
+            ]
 
     def _write_mnist(self, n: int) -> None:
         import struct
@@ -338,11 +463,20 @@ PARTS: dict[str, Callable[[Report], None]] = {"tests": tests, "speed": speed, "t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=PARTS, help="one of the parts, instead of all")
     parser.add_argument("--minutes", type=float, default=7.8, help="of a part at most (default 7.8)")
-    parser.add_argument("--only", type=lambda text: text.split(";"), help="only rows with one of these words, separated by ;")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of MNIST and CIFAR-10 (default ../shared/data)")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(";"), help="only rows with one of these words, separated by ;"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT.parent / "shared" / "data",
+        help="folder of MNIST and CIFAR-10 (default ../shared/data)",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu_report"), help="folder of the results")
     parser.add_argument("--dry-run", action="store_true", help="every row at toy size on the CPU")
     args = parser.parse_args()
@@ -355,7 +489,7 @@ def main() -> None:
         report = Report(args, part)
         PARTS[part](report)
         failed += sum("failed" in row for row in report.rows)
-        print(f"\n{report.card}, {part}: {len(report.rows)} rows\n\n{table(report.rows)}", flush=True)
+        print(f"\n{report.card}, {part}: {len(report.rows)} rows\n\n{report.tables()}", flush=True)
     sys.exit(f"{failed} rows failed" if failed else 0)
 
 

@@ -92,7 +92,15 @@ def test_replayed_steps_train_as_others_do(
     make = OPTIMIZERS[optimizer]
     modules = glow(make, **changed), glow(make, graphs=True, **changed)
     for module in modules:
-        fit(module, NonFiniteGuard(), data=data(True), accelerator=on, limit_train_batches=8, limit_val_batches=0, **options)
+        fit(
+            module,
+            NonFiniteGuard(),
+            data=data(True),
+            accelerator=on,
+            limit_train_batches=8,
+            limit_val_batches=0,
+            **options,
+        )
     replayed = modules[1].replayed
     assert replayed is not None, "refused"
     assert replayed._replays._captured, "not captured"
@@ -145,7 +153,9 @@ def test_processes_share_gradients(devices: int, device: torch.device, on: str, 
         sys.executable, str(CONF.parent / "train.py"), *TINY, f"trainer.accelerator={on}", f"trainer.devices={devices}",
         "trainer.strategy=ddp", "compile=graph", "callbacks.pictures=null", f"output_dir={tmp_path}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "compile=graph: " in done.stderr
     assert "training goes on without graphs" in done.stderr
