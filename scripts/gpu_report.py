@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(ROOT))
 from benchmark import cpu_name, in_turns
 from contenders import SIZES, Contender, contenders, graphed
 from memory_use import largest_batch
@@ -40,12 +41,12 @@ ROWS = "GLOW_GPU_REPORT_ROWS"
 
 def pytest_runtest_logreport(report: Any) -> None:
     """This file is also a plugin of pytest, which writes down what became of every test."""
-    if path := os.environ.get(ROWS):
-        if report.when == "call" or report.outcome != "passed" and report.when == "setup":
-            reason = "" if report.passed else str(report.longrepr).strip().splitlines()[-1]
-            row = {"name": report.nodeid, "outcome": report.outcome, "s": report.duration, "why": reason}
-            with open(path, "a") as file:
-                file.write(json.dumps(row) + "\n")
+    path = os.environ.get(ROWS)
+    if path and (report.when == "call" or (report.when == "setup" and not report.passed)):
+        why = {} if report.passed else {report.outcome: str(report.longrepr).strip().splitlines()[-1]}
+        row = {"name": report.nodeid, "outcome": report.outcome, **why, "seconds": round(report.duration, 1)}
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 class Report:
@@ -132,11 +133,12 @@ def tests(report: Report) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder, "rows.jsonl")
-            paths = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
+            rows.touch()
+            path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
             environment = {
                 **os.environ,
                 ROWS: str(rows),
-                "PYTHONPATH": paths,
+                "PYTHONPATH": path,
                 "GLOW_GPU_TESTS_ON": report.device.type,
             }
             command = [
@@ -150,55 +152,24 @@ def tests(report: Report) -> None:
                 "no:cacheprovider",
                 "-m",
                 "gpu",
-                str(file),
+                name,
             ]
-            start = time.monotonic()
-            with Process(command, environment) as process:
-                written = 0
-                while process.poll() is None or written < len(lines(rows)):
-                    for row in lines(rows)[written:]:
-                        why = (
-                            {"failed": row["why"]}
-                            if row["outcome"] == "failed"
-                            else {"skipped": row["why"]}
-                            if row["outcome"] == "skipped"
-                            else {}
-                        )
-                        report.add(
-                            {
-                                "name": row["name"],
-                                "outcome": row["outcome"],
-                                **why,
-                                "seconds": round(row["s"], 1),
-                            }
-                        )
-                        written += 1
-                    if report.time_left() <= 0:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            status = None
+            with rows.open() as file:
+                while status is None:
+                    status = process.poll()
+                    for line in file.readlines():  # also those of the end
+                        report.add(json.loads(line))
+                    if status is None and report.time_left() <= 0:
                         process.kill()
-                        process.wait()
-                        report.add(
-                            {
-                                "name": name,
-                                "failed": "no time left",
-                                "seconds": round(time.monotonic() - start, 1),
-                            }
-                        )
-                        return
-                    time.sleep(0.2)
-            if process.returncode and not any(
-                "failed" in r and r["name"].startswith(name) for r in report.rows
-            ):
-                report.add({"name": name, "failed": f"pytest ended with status {process.returncode}"})
-
-
-def Process(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+                        status = "no time left"
+                    time.sleep(0.1)
+            process.wait()
+        if status not in (0, 1):  # 1: a test failed, which has its row
+            report.add({"name": name, "outcome": "failed", "failed": f"pytest ended with: {status}"})
 
 
 def timed(contender: Contender, what: str, report: Report, images: int) -> dict[str, Any]:
