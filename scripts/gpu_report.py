@@ -28,12 +28,13 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 from benchmark import cpu_name, in_turns
 from contenders import SIZES, Contender, contenders, graphed
 from memory_use import largest_batch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 ROWS = "GLOW_GPU_REPORT_ROWS"
 """In the environment of pytest: the file that gets a line of JSON for every test."""
