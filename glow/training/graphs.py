@@ -5,6 +5,7 @@ and no shape depends on values (``tests/training/test_graphs.py`` runs it on ten
 finite is undone by the device, and ``NonFiniteGuard`` hears of it when it asks.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -111,7 +112,9 @@ def capturable(optimizer: torch.optim.Optimizer, rates: Sequence[Tensor]) -> Ite
         if torch.is_tensor(state.get("step")) and state["step"].device != parameter.device:
             state["step"] = state["step"].to(parameter.device)
     try:
-        yield
+        with warnings.catch_warnings():  # the steps that warm up are meant to be without a capture
+            warnings.filterwarnings("ignore", ".*graph capture")
+            yield
     finally:
         for group, values in zip(groups, plain, strict=True):
             group.update(values)

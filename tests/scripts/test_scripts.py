@@ -54,11 +54,11 @@ def test_benchmark(tmp_path: Path) -> None:
 def test_some_rows_of_the_gpu_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run of a few, one of which fails; docs/performance.md says how to try out all of them."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    report = importlib.import_module("gpu_report")
+    report, part = importlib.import_module("gpu_report"), importlib.import_module("gpu_speed")
     rows = "small, train, ours;small, log-prob, ours graphed;small, sample, ours graphed;kernels, paper, train, ours bf16 graphed"
-    real = report.contenders
+    real = part.contenders
     broken = {"ours reversible": lambda: 1 / 0}
-    monkeypatch.setattr(report, "contenders", lambda *args, **options: {**real(*args, **options), **broken})
+    monkeypatch.setattr(part, "contenders", lambda *args, **options: {**real(*args, **options), **broken})
     arguments = ["gpu_report.py", "--dry-run", "--part", "speed", "--only", rows, "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit, match="1 rows failed"):
