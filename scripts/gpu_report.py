@@ -42,7 +42,9 @@ def pytest_runtest_logreport(report: Any) -> None:
     """This file is also a plugin of pytest, which writes down what became of every test."""
     path = os.environ.get(ROWS)
     if path and (report.when == "call" or (report.when == "setup" and not report.passed)):
-        why = {} if report.passed else {report.outcome: str(report.longrepr).strip().splitlines()[-1]}
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = crash.message if crash else str(report.longrepr).partition("Skipped: ")[2]
+        why = {} if report.passed else {report.outcome: reason[:300]}
         row = {"name": report.nodeid, "outcome": report.outcome, **why, "seconds": round(report.duration, 1)}
         with open(path, "a") as file:
             file.write(json.dumps(row) + "\n")

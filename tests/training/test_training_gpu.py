@@ -58,7 +58,7 @@ def test_a_run_with_muon_averages_and_pictures(run: Run, tmp_path: Path, on: str
 
 
 def test_a_run_continues(run: Run, on: str) -> None:
-    long = (*TINY, f"trainer.accelerator={on}", "fit.max_epochs=null", "callbacks.pictures=null")
+    long = (*TINY, f"trainer.accelerator={on}", "fit.max_epochs=null", "callbacks.pictures=null", "schedule=constant")
     run(*long, "name=parts", "fit.max_steps=3")
     parts = run(*long, "name=parts", "fit.max_steps=6")
     whole = run(*long, "name=whole", "fit.max_steps=6")
