@@ -25,7 +25,14 @@ def training(report: "Report") -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Data(report, Path(folder))
         dry = report.args.dry_run
-        tiny = ["fit.max_steps=6", "model.depth=1", "model.width=8", "dataset.batch_size=8"]
+        tiny = [
+            "fit.max_steps=6",
+            "model.depth=1",
+            "model.width=8",
+            "dataset.batch_size=8",
+            "dataset.val_size=8",
+        ]
+        tiny += ["trainer.log_every_n_steps=1", "callbacks.initialize.images=16"]
         common = [
             f"trainer.accelerator={'cpu' if dry else 'gpu'}",
             "trainer.precision=bf16-mixed",
