@@ -125,13 +125,12 @@ class NonFiniteGuard(L.Callback):
             return  # half precision overflows now and then; its gradient scaler skips the step and lowers its factor
         repeat = getattr(module, "training_losses", module.training_step)
         precision = trainer.precision_plugin.forward_context
-        if late:  # the gradients of another step are there, or none
-            module.zero_grad()
-            for m in micro_batches:
-                with torch.enable_grad(), precision():
-                    loss = repeat(m.batch, m.index).mean()
-                loss.backward()
-        source = find_source(module, micro_batches, lambda m: repeat(m.batch, m.index), precision)
+        if late and self._is_finite_now(module, micro_batches, repeat, precision):
+            source = NonFiniteSource(
+                "gradient", f"it is finite with the weights after step {trainer.global_step}"
+            )
+        else:
+            source = find_source(module, micro_batches, lambda m: repeat(m.batch, m.index), precision)
         source = agree_on_source(trainer, source)
         message = f"the {'gradient' if finite else 'loss'} is not finite at step {step}"
         if source.kind == "weight" or self.action == "stop":
@@ -145,6 +144,17 @@ class NonFiniteGuard(L.Callback):
         rank_zero_warn(
             f"{message} and is skipped ({self.skipped} of at most {self.max_skipped}): {source.text}"
         )
+
+    @staticmethod
+    def _is_finite_now(module: Any, micro_batches: list[MicroBatch], repeat: Any, precision: Any) -> bool:
+        """Make the gradients of a step again, of which nothing is left; after ``skip``, with the weights of later steps."""
+        module.zero_grad()
+        for m in micro_batches:
+            with torch.enable_grad(), precision():
+                loss = repeat(m.batch, m.index).mean()
+            (loss * (1 + 0 * loss.detach())).backward()  # a loss that is not finite shows in the gradients
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
     @staticmethod
     def _stop(trainer: L.Trainer, message: str, source: NonFiniteSource | None) -> NoReturn:

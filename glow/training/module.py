@@ -114,6 +114,9 @@ class DensityModule(L.LightningModule, ABC):
         if self.trainer.global_rank > 0:
             self.train_mean.reset()
 
+    def on_train_end(self) -> None:
+        self.replayed = None  # which keeps the memory of its graphs
+
     def on_train_epoch_start(self) -> None:  # not called when an epoch is resumed
         self.train_mean.reset()
         self._epoch_has_losses = False

@@ -160,6 +160,15 @@ def data(images: bool) -> Any:
 STEPS = 11
 
 
+class Captured(L.Callback):
+    """How many graphs a run captured, at its end."""
+
+    graphs: int | None = None
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.graphs = None if module.replayed is None else len(module.replayed._replays._captured)
+
+
 @pytest.mark.parametrize(
     ("images", "options"),
     [(False, {"gradient_clip_val": 0.5, "max_epochs": 3}), (True, {"limit_train_batches": 6})],
@@ -168,13 +177,14 @@ STEPS = 11
 def test_replayed_steps_train_as_others_do(stand_in: None, images: bool, options: dict[str, Any]) -> None:
     """With a schedule, averaged weights, and batches of two sizes, all of which the graphs must follow."""
     modules = made(False, images), made(True, images)
-    ema = EMA(), EMA()
+    ema, captured = (EMA(), EMA()), Captured()
     for module, average in zip(modules, ema, strict=True):
-        trainer = fit(module, average, NonFiniteGuard(), data=data(images), limit_val_batches=1, **options)
+        trainer = fit(
+            module, average, NonFiniteGuard(), captured, data=data(images), limit_val_batches=1, **options
+        )
     assert close(weights(modules[0]), weights(modules[1]))
     assert close(weights(ema[0]._average_model), weights(ema[1]._average_model))
-    assert modules[1].replayed is not None
-    assert len(modules[1].replayed._replays._captured) == (1 if images else 2)
+    assert captured.graphs == (1 if images else 2)
     group = trainer.optimizers[0].state_dict()["param_groups"][0]
     assert type(group["lr"]) is float
     assert group["capturable"] is False
@@ -234,6 +244,19 @@ def test_skip_leaves_weights_and_optimizer_alone_and_goes_on(stand_in: None, at:
         assert same(spoil.after[at - 1], spoil.after[at])
     assert all(t.isfinite().all() for t in spoil.after[at])
     assert not same(spoil.after[at], spoil.after[at + 1])
+
+
+def test_a_gradient_that_is_finite_with_later_weights_is_said_to_be(stand_in: None) -> None:
+    class Overflow(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+            weight = next(iter(module.parameters()))
+            weight.register_hook(lambda g: g * math.inf if trainer.global_step == 5 else g)
+
+    message = (
+        r"the gradient is not finite at step 5 and is skipped .*: it is finite with the weights after step 10"
+    )
+    with pytest.warns(UserWarning, match=message):
+        fit(replayed(of_points()), NonFiniteGuard("skip"), Overflow(), log_every_n_steps=10)
 
 
 def test_what_was_not_read_yet_is_in_the_checkpoint_and_counts(stand_in: None, tmp_path: Any) -> None:
@@ -326,7 +349,7 @@ def test_why_a_run_cannot_be_replayed(changed: dict[str, Any], why: str | None) 
 
 
 def test_on_a_cpu_training_goes_on_with_a_sentence() -> None:
-    module = replayed(of_points())
+    captured = Captured()
     with pytest.warns(UserWarning, match="compile=graph: CUDA graphs need a GPU; training goes on without"):
-        fit(module)
-    assert module.replayed is None
+        fit(replayed(of_points()), captured)
+    assert captured.graphs is None

@@ -18,7 +18,7 @@ from glow.training import MaximumLikelihood, Muon, graphs, replay
 from glow.training.replay import Replays, Rerun
 
 from .small import ADAMAX, fit
-from .test_graphs import SMALL, Spoil, close, data, same, weights
+from .test_graphs import SMALL, Captured, Spoil, close, data, same, weights
 
 pytestmark = pytest.mark.gpu
 
@@ -96,20 +96,19 @@ def test_replayed_steps_train_as_others_do(
     optimizer: str, options: dict[str, Any], changed: dict[str, Any], on: str, stand_in: None
 ) -> None:
     make = OPTIMIZERS[optimizer]
-    modules = glow(make, **changed), glow(make, graphs=True, **changed)
+    modules, captured = (glow(make, **changed), glow(make, graphs=True, **changed)), Captured()
     for module in modules:
         fit(
             module,
             NonFiniteGuard(),
+            captured,
             data=data(True),
             accelerator=on,
             limit_train_batches=8,
             limit_val_batches=0,
             **options,
         )
-    replayed = modules[1].replayed
-    assert replayed is not None, "refused"
-    assert replayed._replays._captured, "not captured"
+    assert captured.graphs, "None: refused; 0: not captured"
     low = "precision" in options
     for a, b in zip(weights(modules[0]), weights(modules[1]), strict=True):
         assert close([a], [b]) if not low else (a - b).norm() < 0.05 * (1 + b.norm())
@@ -120,10 +119,10 @@ def test_the_device_leaves_out_a_step_that_is_not_finite(at: int, on: str, stand
     torch.manual_seed(0)
     model = {"_target_": "glow.flows.RealNVP", "event_shape": [2], "layers": 2, "hidden": 8}
     module = MaximumLikelihood(None, partial(torch.optim.Adam, lr=2e-3), model=model)
-    module.graphs, spoil, guard = True, Spoil("batch", at), NonFiniteGuard("skip")
+    module.graphs, spoil, guard, captured = True, Spoil("batch", at), NonFiniteGuard("skip"), Captured()
     with pytest.warns(UserWarning, match=rf"at step {at} and is skipped \(1 of at most 10\): batch {at} of"):
-        fit(module, guard, spoil, data=data(False), accelerator=on)
-    assert module.replayed is not None
+        fit(module, guard, spoil, captured, data=data(False), accelerator=on)
+    assert captured.graphs
     if at:
         assert same(spoil.after[at - 1], spoil.after[at])
     assert all(t.isfinite().all() for t in spoil.after[-1])
