@@ -95,7 +95,8 @@ def test_the_loss_copies_nothing_between_host_and_device() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         noise, *batch = without_values(module, "cuda")
         with NoCopies(), without_looking_at_values():
-            assert module.loss(tuple(batch), noise).device.type == "cuda"
+            for given in (batch, batch[:1]):  # with and without labels
+                assert module.loss(tuple(given), noise).device.type == "cuda"
         with NoCopies(), pytest.raises(RuntimeError, match="copies between"):
             noise.cpu()
 

@@ -74,7 +74,7 @@ def test_a_run_continues(run: Run, on: str) -> None:
 
 def glow(optimizer: Any, graphs: bool = False, **changed: Any) -> MaximumLikelihood:
     torch.manual_seed(0)
-    model = {**SMALL, "event_shape": [1, 8, 8], "width": 16, **changed}
+    model = {**SMALL, "event_shape": [1, 8, 8], "levels": 2, **changed}
     module = MaximumLikelihood(None, optimizer, model=model)
     module.graphs = graphs
     return module
@@ -104,7 +104,7 @@ def test_replayed_steps_train_as_others_do(
             captured,
             data=data(True),
             accelerator=on,
-            limit_train_batches=8,
+            limit_train_batches=6,
             limit_val_batches=0,
             **options,
         )
