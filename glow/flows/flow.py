@@ -249,9 +249,7 @@ class Flow(Distribution):
         standardized observations (n, observed)."""
         if self.standardize is not None:
             return self.standardize(observations(y, n, self.observed).to(self.device, self.dtype))[0]
-        if y is None and self.classes:  # made on the device: a CUDA graph can copy nothing to it
-            return torch.zeros(n, self.classes, device=self.device, dtype=self.dtype)
-        context = one_hot(y, n, self.classes)
+        context = one_hot(y, n, self.classes, self.device)
         return None if context is None else context.to(self.device, self.dtype)
 
     def _to_latents(

@@ -6,13 +6,14 @@ from torch import Tensor
 from glow.errors import UsageError, looks_at_values
 
 
-def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
+def one_hot(y: Tensor | None, n: int, classes: int, device: torch.device | None = None) -> Tensor | None:
     """One-hot vectors (n, classes) of labels, float32, zeros without a label; None of a flow without classes.
 
     Args:
         y: labels (n,), integers from 0 to classes-1, -1 for none; None for no labels at all.
         n: how many elements.
         classes: 0 for none.
+        device: where the zeros are made that stand for no labels at all; a CUDA graph cannot copy them there.
 
     Raises:
         UsageError: labels out of range (NaN for them where values may not be looked at), of another number or type, or of a flow
@@ -27,7 +28,7 @@ def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
             raise UsageError("y was given, but this flow is not class-conditional")
         return None
     if y is None:
-        return torch.zeros(n, classes)
+        return torch.zeros(n, classes, device=device)
     outside = (y < -1) | (y >= classes)
     if y.is_floating_point() or tuple(y.shape) != (n,) or (looks_at_values() and outside.any()):
         raise UsageError(
