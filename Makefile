@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train demo test test-slow test-demo faults bench lint format lock clean
+.PHONY: install train demo test test-slow test-demo faults bench gpu lint format lock clean
 
 install: $(INSTALLED)
 
@@ -44,6 +44,11 @@ faults: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+# What only a GPU can tell, in three parts of at most eight minutes; ARGS=--dry-run tries it out on a CPU.
+gpu: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python scripts/gpu_report.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Errors whose message is one sentence for the user, and the checks that raise them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -57,3 +58,26 @@ def check_positive(name: str, value: object, *, integer: bool = False, zero: boo
     if not number or not (0 <= value < float("inf")) or (value == 0 and not zero):  # type: ignore[operator]
         what = f"{'an integer' if integer else 'a number'} {'of at least' if zero else 'above'} zero"
         raise UsageError(f"{name} must be {what}, got {value!r}")
+
+
+_blind = 0
+
+
+@contextmanager
+def without_looking_at_values() -> Iterator[None]:
+    """A context in which nothing depends on the values of tensors, for which the host would have to wait for a GPU.
+
+    Checks of values are left out (shapes and types are still checked), and what is kept for the present weights, such as the
+    inverses of their matrices, is taken for right. For CUDA graphs, which replay what they did once, whatever the values.
+    """
+    global _blind
+    _blind += 1
+    try:
+        yield
+    finally:
+        _blind -= 1
+
+
+def looks_at_values() -> bool:
+    """Whether values of tensors may be looked at; see ``without_looking_at_values``."""
+    return not _blind

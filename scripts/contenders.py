@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from glow.evaluation.bits import bits_per_dim
 from glow.flows import Glow
 from glow.fused import unfused
+from glow.training.graphs import WholeStep
+from glow.training.replay import Replays, Rerun
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"image": (3, 8, 8), "levels": 2, "depth": 2, "width": 8, "batch": 4},
@@ -44,6 +47,47 @@ class Contender:
                     self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=1e-4)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+
+
+@dataclass
+class Graphed(Contender):
+    """A contender of ours whose work is replayed: as CUDA graphs, or done again on a CPU."""
+
+    def __post_init__(self) -> None:
+        self.replays: dict[str, Replays] = {}
+
+    def run(self, what: str, device: torch.device) -> None:
+        self.model.train(what == "train")
+        backend = None if device.type == "cuda" else Rerun()
+        low = torch.autocast(device.type, torch.bfloat16, enabled=self.low, cache_enabled=False)
+        with low, torch.set_grad_enabled(what == "train"):
+            if what not in self.replays:
+                self.replays[what] = Replays(self.work(what), backend)
+            if what == "train":
+                self.step.set_rates()
+                self.replays[what](None, torch.empty(1, device=device))
+            elif what == "log-prob":
+                self.replays[what]()
+            else:
+                latents = self.model.sample_latents(self.sample())
+                self.model.dequantization.quantize(self.replays[what](*latents)[0])
+
+    def work(self, what: str) -> Callable[..., tuple[Tensor, ...]]:
+        if what == "log-prob":
+            return lambda: (self.loss(),)
+        if what == "sample":
+            return lambda *latents: (self.model.generate(latents),)
+        optimizer = self.optimizer or torch.optim.Adamax(self.model.parameters(), lr=1e-4)
+        whole = SimpleNamespace(parameters=self.model.parameters, loss=lambda batch, noise: self.loss()[None])
+        self.step = WholeStep(whole, optimizer, on_nonfinite="stop")
+        return self.step
+
+
+def graphed(contender: Contender, images: int = 0) -> Graphed:
+    """The same, replayed; it samples ``images`` at once."""
+    return Graphed(
+        contender.model, contender.loss, lambda: images, contender.low, optimizer=contender.optimizer
+    )
 
 
 class Floor(nn.Module):
@@ -130,9 +174,9 @@ def normflows(size: dict[str, Any], device: torch.device, low: bool = False) -> 
 
 
 def contenders(
-    size: dict[str, Any], device: torch.device, compiled: bool
+    size: dict[str, Any], device: torch.device, compiled: bool, graphs: bool = False
 ) -> dict[str, Callable[[], Contender]]:
-    """By name; the first is what times are compared with."""
+    """By name; the first is what times are compared with. ``graphs`` asks for those of graphs on a CPU, too."""
     table: dict[str, Callable[[], Contender]] = {
         "floor": lambda: floor(size, device),
         "floor channels_last": lambda: floor(size, device, channels_last=True),
@@ -147,7 +191,13 @@ def contenders(
         "ours bf16 step": lambda: ours(size, device, low=True, recompute="step"),
         "ours bf16 reversible": lambda: ours(size, device, low=True, recompute="reversible"),
     }
+    if device.type == "cuda" or graphs:
+        table["ours graphed"] = lambda: graphed(ours(size, device), size["batch"])
+        table["ours bf16 graphed"] = lambda: graphed(ours(size, device, low=True), size["batch"])
     if compiled:
         table["ours compiled"] = lambda: ours(size, device, compiled=True)
         table["ours bf16 compiled"] = lambda: ours(size, device, low=True, compiled=True)
+        if device.type == "cuda" or graphs:
+            both = lambda: graphed(ours(size, device, low=True, compiled=True), size["batch"])  # noqa: E731
+            table["ours bf16 compiled graphed"] = both
     return table

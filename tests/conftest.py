@@ -40,6 +40,15 @@ def one_thread(_deterministic: None) -> None:
 
 
 @pytest.fixture
+def device() -> torch.device:
+    """That of tests marked ``gpu``; the CPU in ``scripts/gpu_report.py --dry-run``, so that no mistake waits for a GPU."""
+    kind = os.environ.get("GLOW_GPU_TESTS_ON", "cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device(kind)
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """``run("dataset=digits", ...)``: what ``python train.py ...`` does, in this process, below tmp_path."""
     return lambda *overrides: train(compose("train", [f"output_dir={tmp_path}/outputs", *overrides]))

@@ -52,7 +52,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data = make("dataset", cfg.dataset, seed=cfg.seed)
     flow = make_model(cfg.model)
     check_observed(flow, data)
-    if cfg.compile:
+    if cfg.compile not in (False, True, "graph"):
+        raise UsageError(f"compile must be false, true or graph, got {cfg.compile!r}")
+    if cfg.compile is True:
         flow.compile()
     objective = make("objective", cfg.objective)
     optimizer, schedule = make("optimizer", cfg.optimizer), None
@@ -61,6 +63,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     module = objective(
         flow, optimizer, schedule, model=values["model"], dataset=values["dataset"], seed=cfg.seed
     )
+    module.graphs = cfg.compile == "graph"
     trainer = make_trainer(cfg)
     check_precision(trainer)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.bijections.base import Shape
-from glow.errors import UsageError, check_positive
+from glow.errors import UsageError, check_positive, looks_at_values
 from glow.seeds import draw
 
 
@@ -24,7 +24,8 @@ def check_levels(q: Tensor, grey_levels: int) -> None:
     if q.is_floating_point():
         raise UsageError(f"images must be integers from 0 to {grey_levels - 1}, got {q.dtype}")
     # A uint8 picture of 256 levels is in range by its type; only the others are worth a look.
-    if (q.dtype != torch.uint8 or grey_levels < 256) and ((q < 0) | (q >= grey_levels)).any():
+    may_leave = (q.dtype != torch.uint8 or grey_levels < 256) and looks_at_values()
+    if may_leave and ((q < 0) | (q >= grey_levels)).any():
         raise UsageError(
             f"images must be integers from 0 to {grey_levels - 1}, got values from {q.min()} to {q.max()}"
         )

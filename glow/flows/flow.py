@@ -249,7 +249,7 @@ class Flow(Distribution):
         standardized observations (n, observed)."""
         if self.standardize is not None:
             return self.standardize(observations(y, n, self.observed).to(self.device, self.dtype))[0]
-        context = one_hot(y, n, self.classes)
+        context = one_hot(y, n, self.classes, self.device if self.classes else None)
         return None if context is None else context.to(self.device, self.dtype)
 
     def _to_latents(

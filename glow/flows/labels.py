@@ -3,19 +3,21 @@
 import torch
 from torch import Tensor
 
-from glow.errors import UsageError
+from glow.errors import UsageError, looks_at_values
 
 
-def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
+def one_hot(y: Tensor | None, n: int, classes: int, device: torch.device | None = None) -> Tensor | None:
     """One-hot vectors (n, classes) of labels, float32, zeros without a label; None of a flow without classes.
 
     Args:
         y: labels (n,), integers from 0 to classes-1, -1 for none; None for no labels at all.
         n: how many elements.
         classes: 0 for none.
+        device: where the zeros are made that stand for no labels at all; a CUDA graph cannot copy them there.
 
     Raises:
-        UsageError: labels out of range, of another number or type, or of a flow without classes.
+        UsageError: labels out of range (NaN for them where values may not be looked at), of another number or type, or of a flow
+            without classes.
 
     >>> one_hot(torch.tensor([1, -1]), 2, 3)
     tensor([[0., 1., 0.],
@@ -26,13 +28,15 @@ def one_hot(y: Tensor | None, n: int, classes: int) -> Tensor | None:
             raise UsageError("y was given, but this flow is not class-conditional")
         return None
     if y is None:
-        return torch.zeros(n, classes)
-    if y.is_floating_point() or tuple(y.shape) != (n,) or ((y < -1) | (y >= classes)).any():
+        return torch.zeros(n, classes, device=device)
+    outside = (y < -1) | (y >= classes)
+    if y.is_floating_point() or tuple(y.shape) != (n,) or (looks_at_values() and outside.any()):
         raise UsageError(
             f"y must be one integer label from 0 to {classes - 1}, or -1 for none, per element ({n},), got "
             f"{y.dtype} of shape {tuple(y.shape)}, values {y.unique().tolist()[:10]}"
         )
-    return (y[:, None] == torch.arange(classes, device=y.device)).float()
+    vectors = (y[:, None] == torch.arange(classes, device=y.device)).float()
+    return vectors if looks_at_values() else vectors.masked_fill(outside[:, None], torch.nan)
 
 
 def observations(y: Tensor | None, n: int, observed: int) -> Tensor:

@@ -14,7 +14,7 @@ from glow.bijections.elementwise import SCALE_OFFSET, Affine, Shift
 from glow.bijections.linear import InvertibleConv1x1, Permutation
 from glow.bijections.repeated import Repeated
 from glow.bijections.scales import RecordsScales
-from glow.errors import UsageError, check_choice
+from glow.errors import UsageError, check_choice, looks_at_values
 from glow.fused.function import INPUTS_EVERY, FusedSteps, Kernels, Settings, inverse_of
 from glow.fused.products import first_weight, last_weight, middle_weight
 from glow.fused.steps import Steps
@@ -172,6 +172,6 @@ class FusedLevel(Repeated, RecordsScales):
             return inverse_of(matrix)
         known = self._inverse
         same = known is not None and (known[0].device, known[0].dtype) == (matrix.device, matrix.dtype)
-        if known is None or not same or not torch.equal(known[0], matrix):
+        if known is None or not same or (looks_at_values() and not torch.equal(known[0], matrix)):
             known = self._inverse = matrix, inverse_of(matrix)
         return known[1]

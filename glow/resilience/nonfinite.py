@@ -27,11 +27,17 @@ class NonFiniteGuard(L.Callback):
     again from the same random numbers; of a module without them the loss is that of the whole batch, and
     ``training_step`` is repeated. A non-finite validation loss always stops training.
 
+    Where ``module.replayed`` are the steps of CUDA graphs, the device leaves weights and optimizer as they are, and whether a step
+    was finite is read when figures are logged, after an epoch, and before a checkpoint. ``stop`` loses the steps in between.
+
     Args:
         action: ``stop`` ends training with a ``NonFiniteError``; ``skip`` leaves weights and the optimizer's state as they
             are and goes on, which still counts as a step. Non-finite weights always end training.
         max_skipped: how many steps may be skipped in the whole run.
     """
+
+    UNREAD = 100
+    """Of so many steps at most, the batches are kept to find out what was wrong."""
 
     def __init__(self, action: str = "stop", max_skipped: int = 10) -> None:
         check_choice("resilience.callbacks.nonfinite.action", action, ("stop", "skip"))
@@ -41,9 +47,11 @@ class NonFiniteGuard(L.Callback):
         """Steps skipped so far, those of the runs that this one continues included."""
         self._batch: tuple[Any, int] = ((), 0)
         self._micro_batches: list[MicroBatch] = []
+        self._unread: list[tuple[int, list[MicroBatch], Tensor]] = []
+        """Steps of graphs: number, batches, and whether they were finite, which is on the device."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped}
+        return {"skipped": self.skipped + sum(not finite for *_, finite in self._unread)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
@@ -64,9 +72,24 @@ class NonFiniteGuard(L.Callback):
         norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
         micro_batches, self._micro_batches = self._micro_batches, []
         if not torch.isfinite(norm):
-            self._handle(trainer, pl_module, micro_batches)
+            self._handle(trainer, pl_module, micro_batches, trainer.global_step)
+        self._log(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        if (replayed := getattr(pl_module, "replayed", None)) is None:
+            return
+        self._unread.append((trainer.global_step - 1, self._micro_batches, replayed.last.finite))
+        self._micro_batches = []
+        if logs_this_step(trainer) or trainer.is_last_batch or len(self._unread) >= self.UNREAD:
+            self._read(trainer, pl_module)
+        self._log(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._read(trainer, pl_module)
+
+    def _log(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.action == "skip" and logs_this_step(trainer):
-            pl_module.log("train/skipped", float(self.skipped))
+            module.log("train/skipped", float(self.skipped))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         loss = trainer.callback_metrics.get(f"val/{getattr(pl_module, 'unit', None)}")
@@ -78,11 +101,22 @@ class NonFiniteGuard(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self._read(trainer, pl_module)
         for state in ("current_model_state", "state_dict"):  # the raw weights first: they spoil their average
             if source := in_weights(checkpoint.get(state, {})):
                 self._stop(trainer, f"{source.text} after step {trainer.global_step}", source)
 
-    def _handle(self, trainer: L.Trainer, module: Any, micro_batches: list[MicroBatch]) -> None:
+    def _read(self, trainer: L.Trainer, module: Any) -> None:
+        """Ask the device which of the last steps were not finite; it has not made them."""
+        unread, self._unread = self._unread, []
+        finite = torch.stack([step[2] for step in unread]).tolist() if unread else []
+        for (number, micro_batches, _), good in zip(unread, finite, strict=True):
+            if not good:
+                self._handle(trainer, module, micro_batches, number, late=True)
+
+    def _handle(
+        self, trainer: L.Trainer, module: Any, micro_batches: list[MicroBatch], step: int, late: bool = False
+    ) -> None:
         """Skip the step, or stop. All devices come here together, since they share gradients, and decide alike."""
         finite = not any(non_finite_kind(m.losses) for m in micro_batches)
         finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
@@ -91,9 +125,14 @@ class NonFiniteGuard(L.Callback):
             return  # half precision overflows now and then; its gradient scaler skips the step and lowers its factor
         repeat = getattr(module, "training_losses", module.training_step)
         precision = trainer.precision_plugin.forward_context
-        source = find_source(module, micro_batches, lambda m: repeat(m.batch, m.index), precision)
+        if late and self._is_finite_now(module, micro_batches, repeat, precision):
+            source = NonFiniteSource(
+                "gradient", f"it is finite with the weights after step {trainer.global_step}"
+            )
+        else:
+            source = find_source(module, micro_batches, lambda m: repeat(m.batch, m.index), precision)
         source = agree_on_source(trainer, source)
-        message = f"the {'gradient' if finite else 'loss'} is not finite at step {trainer.global_step}"
+        message = f"the {'gradient' if finite else 'loss'} is not finite at step {step}"
         if source.kind == "weight" or self.action == "stop":
             self._stop(trainer, message, source)
         if self.skipped >= self.max_skipped:
@@ -105,6 +144,17 @@ class NonFiniteGuard(L.Callback):
         rank_zero_warn(
             f"{message} and is skipped ({self.skipped} of at most {self.max_skipped}): {source.text}"
         )
+
+    @staticmethod
+    def _is_finite_now(module: Any, micro_batches: list[MicroBatch], repeat: Any, precision: Any) -> bool:
+        """Make the gradients of a step again, of which nothing is left; after ``skip``, with the weights of later steps."""
+        module.zero_grad()
+        for m in micro_batches:
+            with torch.enable_grad(), precision():
+                loss = repeat(m.batch, m.index).mean()
+            (loss * (1 + 0 * loss.detach())).backward()  # a loss that is not finite shows in the gradients
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
     @staticmethod
     def _stop(trainer: L.Trainer, message: str, source: NonFiniteSource | None) -> NoReturn:

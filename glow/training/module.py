@@ -16,6 +16,7 @@ from glow.evaluation.bits import evaluation_generator
 from glow.flows import build
 from glow.resilience.lightning_internals import logs_this_step
 from glow.seeds import generator
+from glow.training.graphs import ReplayedSteps
 from glow.training.muon import optimizer_of
 from glow.training.schedules import scheduled
 
@@ -71,6 +72,10 @@ class DensityModule(L.LightningModule, ABC):
         """What the next test's figures are logged under."""
         self.losses = torch.empty(0)
         """The losses (B,) of the last training batch, detached."""
+        self.graphs = False
+        """Whether ``fit`` replays its steps as CUDA graphs, where it can; see ``glow.training.graphs``."""
+        self.replayed: ReplayedSteps | None = None
+        """The steps of such a ``fit``."""
         self._epoch_has_losses = False
 
     @abstractmethod
@@ -87,6 +92,10 @@ class DensityModule(L.LightningModule, ABC):
 
     def training_losses(self, batch: Batch, batch_idx: int) -> Tensor:
         """The losses (B,) of a training batch; the same random numbers whenever it is called in the same epoch."""
+        return self.loss(*self.prepared(batch, batch_idx))
+
+    def prepared(self, batch: Batch, batch_idx: int) -> tuple[Batch, Tensor | None]:
+        """A training batch as ``loss`` takes it, augmented, and its noise."""
         # Drawn for the global batch, of which this device takes its rows: the numbers that an example meets do not depend
         # on how many devices share the work (as long as they share it evenly).
         source = generator(batch[0].device, "train", self.seed, self.current_epoch, batch_idx)
@@ -97,12 +106,16 @@ class DensityModule(L.LightningModule, ABC):
         batch = self.augment(
             batch, lambda k: torch.rand((n, k), generator=source, device=where)[device::devices]
         )
-        return self.loss(batch, noise)
+        return batch, noise
 
     def on_train_start(self) -> None:
+        self.replayed = ReplayedSteps.of(self.trainer, self) if self.graphs else None
         # The mean in a checkpoint is that of all devices; only the first may count it.
         if self.trainer.global_rank > 0:
             self.train_mean.reset()
+
+    def on_train_end(self) -> None:
+        self.replayed = None  # which keeps the memory of its graphs
 
     def on_train_epoch_start(self) -> None:  # not called when an epoch is resumed
         self.train_mean.reset()
@@ -113,7 +126,10 @@ class DensityModule(L.LightningModule, ABC):
             self.log(f"train/{self.unit}", self.train_mean.compute())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.training_losses(batch, batch_idx)
+        if self.replayed is None:
+            losses = self.training_losses(batch, batch_idx)
+        else:
+            losses = self.replayed(*self.prepared(batch, batch_idx)).losses
         loss = losses.mean()
         self.losses = losses.detach()
         finite = self.losses.isfinite()
@@ -122,8 +138,26 @@ class DensityModule(L.LightningModule, ABC):
         if logs_this_step(self.trainer):
             self.log(f"train/{self.unit}_step", loss.detach(), prog_bar=True, batch_size=len(losses))
             self.log_dict({f"train/{name}": value for name, value in self.flow.figures().items()})
+            if self.replayed is not None and self.replayed.last is not None:
+                self.log("train/grad_norm", self.replayed.last.norm)
         # 1, or NaN for a non-finite loss: the gradient all-reduce then shows it to every device.
         return loss * (1 + 0 * loss.detach())
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.replayed is None:  # or else the step is done
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        if self.replayed is None:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        elif optimizer_closure is not None:
+            optimizer_closure()  # the training step, which updates
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if logs_this_step(self.trainer):

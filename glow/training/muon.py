@@ -121,7 +121,9 @@ class Muon(torch.optim.Optimizer):
         self.rest.step()
         return loss
 
-    def _move(self, p: nn.Parameter, grad: Tensor, lr: float, momentum: float, dimensions: int) -> None:
+    def _move(
+        self, p: nn.Parameter, grad: Tensor, lr: float | Tensor, momentum: float, dimensions: int
+    ) -> None:
         state = self.state[p]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
@@ -131,4 +133,4 @@ class Muon(torch.optim.Optimizer):
         update = update.bfloat16() if p.device.type == "cuda" else update
         rows, columns = update.shape[-2:]
         moved = orthogonalize(update).to(p.dtype).reshape(p.shape)
-        p.add_(moved, alpha=-lr * max(1.0, rows / columns) ** 0.5)
+        p.sub_(moved * (lr * max(1.0, rows / columns) ** 0.5))  # alpha= would wait for a rate on a GPU

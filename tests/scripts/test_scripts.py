@@ -1,10 +1,13 @@
 """Scripts, at a tiny size, as a user would start them."""
 
+import importlib
 import json
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +49,37 @@ def test_benchmark(tmp_path: Path) -> None:
     assert min(Image.open(tmp_path / "benchmark.png").size) > 300
     assert "| train " in printed
     assert "left out" not in printed
+
+
+def test_some_rows_of_the_gpu_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run of a few, one of which fails; docs/performance.md says how to try out all of them."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    report, part = importlib.import_module("gpu_report"), importlib.import_module("gpu_speed")
+    rows = "small, train, ours;small, log-prob, ours graphed;small, sample, ours graphed;kernels, paper, train, ours bf16 graphed"
+    real = part.contenders
+    broken = {"ours reversible": lambda: 1 / 0}
+    monkeypatch.setattr(part, "contenders", lambda *args, **options: {**real(*args, **options), **broken})
+    arguments = ["gpu_report.py", "--dry-run", "--part", "speed", "--only", rows, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="1 rows failed"):
+        report.main()
+    result = json.loads((tmp_path / "speed.json").read_text())
+    found = {row["name"]: row for row in result["rows"]}
+    assert "ZeroDivisionError" in found.pop("small, train, ours reversible")["failed"]
+    assert set(rows.split(";")) < set(found)
+    assert all(row.get("images/s", row["ms"]) > 0 for row in found.values())
+    assert len(found["kernels, paper, train, ours bf16 graphed"]["top"]) == 20
+    assert "| small, train, ours graphed |" in (tmp_path / "speed.md").read_text()
+
+
+def test_a_row_of_the_gpu_report_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("gpu_report")
+    settings = SimpleNamespace(dry_run=True, minutes=0.002, out=tmp_path, only=None)
+    report = module.Report(settings, "speed")
+    report.row("slow", lambda: time.sleep(5))
+    report.row("late", lambda: {"images/s": 1.0})
+    assert [row["failed"] for row in report.rows] == ["TimeoutError: no time left"] * 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""Functions of tensors as CUDA graphs: captured once, then launched at once instead of kernel by kernel.
+
+After PyTorch's manual, "CUDA semantics", section "CUDA Graphs": tensors in fixed places for what goes in, a few calls on a
+side stream to warm up, then the capture, which records kernels and the addresses of what they read and write.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from glow.errors import without_looking_at_values
+
+Work = Callable[[], tuple[Tensor, ...]]
+
+
+class CudaGraphs:
+    """How functions are run once to warm up, and captured: the lines that only a GPU can run."""
+
+    def __init__(self) -> None:
+        torch.backends.cuda.preferred_linalg_library("cusolver")  # MAGMA waits for the device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    def warm_up(self, work: Work) -> tuple[Tensor, ...]:
+        """Do the work, on another stream, as ``torch.cuda.graph`` will: what is made once is then made."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def capture(self, work: Work) -> Work:
+        """The work, to be done again by one launch; it gives the same tensors every time."""
+        graph = torch.cuda.CUDAGraph()
+        # Only this thread's mistakes count: another one may be pinning the memory of batches.
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            result = work()
+
+        def replay() -> tuple[Tensor, ...]:
+            graph.replay()
+            return result
+
+        return replay
+
+
+class Rerun:
+    """In the place of ``CudaGraphs`` where there is no GPU: does the work again, and leaves the results in the same tensors."""
+
+    def warm_up(self, work: Work) -> tuple[Tensor, ...]:
+        return work()
+
+    def capture(self, work: Work) -> Work:
+        places: list[Tensor] = []
+
+        def replay() -> tuple[Tensor, ...]:
+            result = work()
+            places.extend(t.clone() for t in result[len(places) :])
+            for place, t in zip(places, result, strict=True):
+                place.copy_(t)
+            return tuple(places)
+
+        return replay
+
+
+class Replays:
+    """A function of tensors that is replayed: captured once for every shape of its arguments, after a few calls as it is.
+
+    For more than ``MOST`` shapes, or where it cannot be captured, it is called as it is, after a warning.
+
+    Args:
+        function: takes tensors or None, gives a tuple of tensors.
+        backend: warms up and captures; None for ``CudaGraphs``.
+    """
+
+    WARM_UP = 3
+    MOST = 2
+    """The batches of an epoch have two sizes at most, see ``glow.data.sampler``."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], backend: Any = None) -> None:
+        self._function = function
+        self._backend = backend or CudaGraphs()
+        self._calls: dict[Any, int] = {}
+        self._captured: dict[Any, tuple[list[Tensor | None], Work]] = {}
+        self._given_up = False
+
+    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        """What the function gives, in tensors that nothing overwrites."""
+        key = tuple(None if t is None else (t.shape, t.dtype) for t in inputs)
+        calls = self._calls[key] = self._calls.get(key, 0) + 1
+        with without_looking_at_values():
+            if calls > self.WARM_UP and key not in self._captured and not self._given_up:
+                self._capture(key, inputs)
+            if key not in self._captured:
+                return self._backend.warm_up(lambda: self._function(*inputs))
+            places, replay = self._captured[key]
+            for place, t in zip(places, inputs, strict=True):
+                if place is not None and t is not None:
+                    place.copy_(t, non_blocking=True)
+            return tuple(t.clone() for t in replay())
+
+    def _capture(self, key: Any, inputs: Sequence[Tensor | None]) -> None:
+        if len(self._captured) == self.MOST:
+            return self._give_up(f"batches have more than {self.MOST} shapes")
+        places = [None if t is None else t.clone() for t in inputs]
+        try:
+            self._captured[key] = places, self._backend.capture(lambda: self._function(*places))
+        except RuntimeError as error:
+            self._give_up(f"it needs the host ({str(error).splitlines()[0]})")
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = True
+        rank_zero_warn(f"compile=graph: {why}; what is not captured yet is launched kernel by kernel")

@@ -1,0 +1,356 @@
+"""Whole training steps as graphs: without values, and replayed by a stand-in that does the work again."""
+
+import math
+from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from glow.data import Toy
+from glow.errors import NonFiniteError, UsageError, without_looking_at_values
+from glow.fused import products
+from glow.resilience import NonFiniteGuard
+from glow.training import EMA, MaximumLikelihood, Muon, graphs, replay, warmup
+from glow.training.graphs import WholeStep, obstacle, update_where
+from glow.training.muon import optimizer_of
+from glow.training.replay import Replays, Rerun
+
+from .small import REALNVP, digits, fit, of_points
+
+SMALL: dict[str, Any] = {  # glow_small's parts
+    "_target_": "glow.flows.Glow", "event_shape": [1, 4, 4], "grey_levels": 17, "depth": 1, "width": 8, "min_scale": 0.1,
+    "gaussianize": True, "noise_width": 4, "position": True, "class_conditional": True, "classes": 10,
+}  # fmt: skip
+ADAMAX = partial(torch.optim.Adamax, lr=1e-3, capturable=True)
+OPTIMIZERS: dict[str, Any] = {
+    "muon": partial(Muon, lr=1e-2, rest=ADAMAX),
+    "adamax": ADAMAX,
+    "adam": partial(torch.optim.Adam, lr=1e-3, capturable=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, capturable=True),
+}
+
+
+class NoCopies(TorchDispatchMode):
+    """Raises where a tensor goes from one kind of device to another."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        kinds = {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor) and t.dim()}
+        if len(kinds) > 1:
+            raise RuntimeError(f"{func} copies between {kinds}")
+        return out
+
+
+def without_values(module: MaximumLikelihood, device: str) -> list[Tensor]:
+    """Take the values out of a module; noise, images and labels (4, ...) without values."""
+    module.flow.initialized = True
+    noise = module.noise(4, torch.Generator())
+    assert noise is not None
+    module._apply(lambda t: torch.empty_like(t, device=device))
+    c, h, w = module.flow.event_shape
+    x = torch.zeros(4, c, h, w, dtype=torch.uint8, device=device)
+    return [torch.zeros(noise.shape, device=device), x, torch.zeros(4, dtype=torch.long, device=device)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "optimizer", "low"),
+    [
+        ({}, "muon", False),
+        ({}, "muon", True),
+        ({"gaussianize": False, "noise_width": 0, "position": False, "recompute": "step"}, "adamax", True),
+        ({"coupling": "additive", "permutation": "shuffle", "depth": 2, "recompute": "step"}, "adam", False),
+        ({"recompute": "reversible"}, "adamw", True),
+    ],
+)
+def test_a_step_is_work_of_the_device_alone(
+    changed: dict[str, Any], optimizer: str, low: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors without values, each of .item(), branches on values, and shapes that depend on them raises."""
+    for kind in ("adam", "adamax"):  # AdamW is Adam
+        optim = import_module(f"torch.optim.{kind}")
+        monkeypatch.setattr(optim, "_get_capturable_supported_devices", lambda **_: ["cpu"])
+    monkeypatch.setattr(products, "use_convolution", lambda x: False)  # the GPU's way
+    module = MaximumLikelihood(None, OPTIMIZERS[optimizer], model={**SMALL, **changed})
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        noise, *batch = without_values(module, "cpu")
+        clip = partial(torch.nn.utils.clip_grad_norm_, list(module.parameters()), 20.0)
+        step = WholeStep(module, optimizer_of(module, OPTIMIZERS[optimizer]), clip, "stop")
+        step.set_rates()
+        with without_looking_at_values(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            for _ in range(2):
+                assert step(noise, *batch).losses.shape == (4,)
+
+
+def test_the_loss_copies_nothing_between_host_and_device() -> None:
+    module = MaximumLikelihood(None, None, model=SMALL)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        noise, *batch = without_values(module, "cuda")
+        with NoCopies(), without_looking_at_values():
+            for given in (batch, batch[:1]):  # with and without labels
+                assert module.loss(tuple(given), noise).device.type == "cuda"
+        with NoCopies(), pytest.raises(RuntimeError, match="copies between"):
+            noise.cpu()
+
+
+def test_labels_that_are_looked_at_need_their_values() -> None:
+    module = MaximumLikelihood(None, None, model=SMALL)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        noise, *batch = without_values(module, "cpu")
+        with pytest.raises(DataDependentOutputException):
+            module.loss(tuple(batch), noise)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "CudaGraphs", Rerun)
+    monkeypatch.setattr(graphs, "obstacle", lambda trainer: None)
+
+
+def weights(module: L.LightningModule) -> list[Tensor]:
+    return [p.detach() for p in module.parameters()]
+
+
+def replayed(module: MaximumLikelihood) -> MaximumLikelihood:
+    module.graphs = True
+    return module
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def close(a: list[Tensor], b: list[Tensor]) -> bool:
+    """But for rounding: learning rates in tensors are float32."""
+    return all(torch.allclose(x, y, rtol=1e-4, atol=2e-5) for x, y in zip(a, b, strict=True))
+
+
+def made(graphs: bool, images: bool = False) -> MaximumLikelihood:
+    torch.manual_seed(0)
+    optimizer, schedule = partial(torch.optim.Adamax, lr=2e-3), partial(warmup, warmup_epochs=3 / STEPS)
+    model = {**SMALL, "event_shape": [1, 8, 8]} if images else REALNVP
+    module = MaximumLikelihood(None, optimizer, schedule, model=model)
+    module.graphs = graphs
+    return module
+
+
+def data(images: bool) -> Any:
+    """``STEPS`` batches of two sizes."""
+    if images:
+        return digits(classes=10, val_size=0.1, batch_size=128)
+    return Toy(
+        kind="two_moons",
+        noise=0.1,
+        train_size=410,
+        val_size=10,
+        test_size=9,
+        name="m",
+        shape=[2],
+        batch_size=40,
+    )
+
+
+STEPS = 11
+
+
+class Captured(L.Callback):
+    """How many graphs a run captured, at its end."""
+
+    graphs: int | None = None
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.graphs = None if module.replayed is None else len(module.replayed._replays._captured)
+
+
+@pytest.mark.parametrize(
+    ("images", "options"),
+    [(False, {"gradient_clip_val": 0.5, "max_epochs": 3}), (True, {"limit_train_batches": 6})],
+    ids=["points", "images"],
+)
+def test_replayed_steps_train_as_others_do(stand_in: None, images: bool, options: dict[str, Any]) -> None:
+    """With a schedule, averaged weights, and batches of two sizes, all of which the graphs must follow."""
+    modules = made(False, images), made(True, images)
+    ema, captured = (EMA(), EMA()), Captured()
+    for module, average in zip(modules, ema, strict=True):
+        trainer = fit(
+            module, average, NonFiniteGuard(), captured, data=data(images), limit_val_batches=1, **options
+        )
+    assert close(weights(modules[0]), weights(modules[1]))
+    assert close(weights(ema[0]._average_model), weights(ema[1]._average_model))
+    assert captured.graphs == (1 if images else 2)
+    group = trainer.optimizers[0].state_dict()["param_groups"][0]
+    assert type(group["lr"]) is float
+    assert group["capturable"] is False
+
+
+@pytest.mark.parametrize("graphs_first", [False, True])
+def test_replayed_steps_continue_a_run(stand_in: None, tmp_path: Any, graphs_first: bool) -> None:
+    """From a checkpoint of a run without graphs, and the other way round."""
+    whole, first, then = made(False), made(graphs_first), made(not graphs_first)
+    fit(whole, data=data(False), max_epochs=2)
+    fit(first, data=data(False)).save_checkpoint(tmp_path / "run.ckpt")
+    fit(then, initialize=False, data=data(False), ckpt_path=tmp_path / "run.ckpt", max_epochs=2)
+    assert close(weights(then), weights(whole))
+
+
+class Spoil(L.Callback):
+    """A picture that is not finite, or a weight, at one step; remembers the weights and the optimizer's state after each."""
+
+    def __init__(self, what: str, at: int = 5) -> None:
+        self.what, self.at = what, at
+        self.after: list[list[Tensor]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.at:
+            if self.what == "batch":
+                batch[0][2, 1] = math.nan
+            else:
+                next(module.parameters()).data[0] = math.inf
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        state = [t for s in trainer.optimizers[0].state.values() for t in s.values()]
+        self.after.append([t.detach().clone() for t in (*module.parameters(), *state)])
+
+
+def test_stop_names_the_source_and_the_step_when_it_is_read(stand_in: None) -> None:
+    spoil = Spoil("batch")
+    message = "the loss is not finite at step 5: batch 5 of the epoch holds nan in example 2 of 31"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(replayed(of_points()), NonFiniteGuard(), spoil, log_every_n_steps=10)
+    assert len(spoil.after) >= 9
+    assert not same(spoil.after[3], spoil.after[4])
+    assert all(same(spoil.after[4], later) for later in spoil.after[5:])
+
+
+def test_a_spoiled_weight_is_named(stand_in: None) -> None:
+    with pytest.raises(NonFiniteError, match=r"at step 5: weight flow\.\S+ holds inf"):
+        fit(replayed(of_points()), NonFiniteGuard("skip"), Spoil("weight"), log_every_n_steps=10)
+
+
+@pytest.mark.parametrize("at", [0, 5], ids=["first", "replayed"])
+def test_skip_leaves_weights_and_optimizer_alone_and_goes_on(stand_in: None, at: int) -> None:
+    spoil, guard = Spoil("batch", at), NonFiniteGuard("skip")
+    with pytest.warns(UserWarning, match=rf"at step {at} and is skipped \(1 of at most 10\): batch {at} of"):
+        fit(replayed(of_points()), guard, spoil, log_every_n_steps=50)
+    assert guard.skipped == 1
+    if at:
+        assert same(spoil.after[at - 1], spoil.after[at])
+    assert all(t.isfinite().all() for t in spoil.after[at])
+    assert not same(spoil.after[at], spoil.after[at + 1])
+
+
+def test_a_gradient_that_is_finite_with_later_weights_is_said_to_be(stand_in: None) -> None:
+    class Overflow(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+            weight = next(iter(module.parameters()))
+            weight.register_hook(lambda g: g * math.inf if trainer.global_step == 5 else g)
+
+    message = (
+        r"the gradient is not finite at step 5 and is skipped .*: it is finite with the weights after step 10"
+    )
+    with pytest.warns(UserWarning, match=message):
+        fit(replayed(of_points()), NonFiniteGuard("skip"), Overflow(), log_every_n_steps=10)
+
+
+def test_what_was_not_read_yet_is_in_the_checkpoint_and_counts(stand_in: None, tmp_path: Any) -> None:
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "mid.ckpt")
+
+    guard = NonFiniteGuard("skip")
+    with pytest.warns(UserWarning, match="is skipped"):
+        fit(replayed(of_points()), guard, Spoil("batch"), Save(), log_every_n_steps=50)
+    saved = torch.load(tmp_path / "mid.ckpt", weights_only=True)["callbacks"]["NonFiniteGuard"]
+    assert saved["skipped"] == guard.skipped == 1
+
+
+def test_labels_out_of_range_end_in_the_same_sentence(stand_in: None) -> None:
+    """The device makes NaN of them, and the guard repeats the step."""
+
+    class Mislabel(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 5:
+                batch[1][3] = 12
+
+    with pytest.raises(UsageError, match="y must be one integer label from 0 to 9"):
+        fit(made(True, images=True), Mislabel(), NonFiniteGuard(), data=data(True), limit_train_batches=7)
+
+
+def test_more_shapes_than_two_are_not_captured() -> None:
+    double = Replays(lambda x: (2 * x,), Rerun())
+    with pytest.warns(UserWarning, match="compile=graph: batches have more than 2 shapes") as warned:
+        results = [double(torch.ones(n))[0].tolist() for _ in range(6) for n in (1, 2, 3, 4)]
+    assert results == [[2.0] * n for _ in range(6) for n in (1, 2, 3, 4)]
+    assert len(warned) == 1
+    assert len(double._captured) == 2
+
+
+def test_what_cannot_be_captured_is_called_as_it_is() -> None:
+    class Refuses(Rerun):
+        def capture(self, work: Any) -> Any:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    double = Replays(lambda x: (2 * x,), Refuses())
+    with pytest.warns(UserWarning, match=r"it needs the host \(operation not permitted.*capturing\);"):
+        results = [double(torch.ones(1))[0].item() for _ in range(5)]
+    assert results == [2.0] * 5
+
+
+def test_results_are_not_overwritten_by_the_next_replay() -> None:
+    double = Replays(lambda x: (2 * x,), Rerun())
+    results = [double(torch.full((1,), float(i)))[0] for i in range(8)]
+    assert [r.item() for r in results] == [2.0 * i for i in range(8)]
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.Adamax, torch.optim.RMSprop])
+def test_an_update_is_undone(make: Any) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([weight], lr=0.1, **({"momentum": 0.9} if make is torch.optim.SGD else {}))
+    states = []
+    for gradient, good in ((math.nan, False), (1.0, True), (math.inf, False), (1.0, True)):
+        weight.grad = torch.full((3,), gradient)
+        update_where(torch.tensor(good), optimizer)
+        states.append([weight.detach().clone(), *(t.clone() for t in optimizer.state[weight].values())])
+    assert torch.equal(states[0][0], torch.ones(3))
+    assert same(states[1], states[2])
+    assert not same(states[1], states[3])
+    assert all(t.isfinite().all() for state in states for t in state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"device": "cpu"}, "CUDA graphs need a GPU"),
+        ({"strategy": DDPStrategy}, "shared by DDPStrategy, whose hooks run on the host"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
+        ({"scaler": object()}, "the gradient scaler of trainer.precision=16-mixed"),
+        ({}, None),
+    ],
+)
+def test_why_a_run_cannot_be_replayed(changed: dict[str, Any], why: str | None) -> None:
+    strategy = changed.pop("strategy", SingleDeviceStrategy)
+    trainer: Any = SimpleNamespace(
+        strategy=type(strategy.__name__, (strategy,), {"__init__": lambda self: None, "root_device": None})(),
+        accumulate_grad_batches=changed.get("accumulate_grad_batches", 1),
+        precision_plugin=SimpleNamespace(scaler=changed.get("scaler")),
+        precision="16-mixed",
+    )
+    type(trainer.strategy).root_device = torch.device(changed.get("device", "cuda"))
+    found = obstacle(trainer)
+    assert (found is None) if why is None else (why in str(found))
+
+
+def test_on_a_cpu_training_goes_on_with_a_sentence() -> None:
+    captured = Captured()
+    with pytest.warns(UserWarning, match="compile=graph: CUDA graphs need a GPU; training goes on without"):
+        fit(replayed(of_points()), captured)
+    assert captured.graphs is None
