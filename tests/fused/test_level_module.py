@@ -162,7 +162,8 @@ def test_a_compiled_flow_gives_the_same_and_takes_any_batch() -> None:
         RealNVP((2,)).compile()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
 @pytest.mark.parametrize("recompute", ["none", "reversible"])
 def test_someone_s_own_compilation_of_a_whole_flow_gives_the_same(recompute: str) -> None:

@@ -26,7 +26,8 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | int | None]:
     return start
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_every_pair(
     compare: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,8 @@ def script(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_benchmark(tmp_path: Path) -> None:
     printed = script(  # one thread: on a busy machine, two of them wait for each other in every small operation
         "benchmark", "--size", "tiny", "--rounds", "2", "--threads", "1", "--only", "floor,ours", "--out", str(tmp_path)
@@ -82,7 +83,8 @@ def test_a_row_of_the_gpu_report_has_a_limit(tmp_path: Path, monkeypatch: pytest
     assert [row["failed"] for row in report.rows] == ["TimeoutError: no time left"] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
     printed = script(
         "yardstick", "--minutes", "0.03", "--root", str(fake_mnist), "--out", str(tmp_path), "--seeds", "2",
@@ -98,7 +100,8 @@ def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:
     assert "model.depth=1" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 def test_introductions(tmp_path: Path) -> None:
     printed = script("introductions", "two_kls", "--steps", "2", "--out", str(tmp_path))
     assert printed.splitlines() == [str(tmp_path / "two_kls.png")]

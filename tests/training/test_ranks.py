@@ -53,7 +53,8 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path: Path, accumu
     assert first["losses"] == pytest.approx(one["losses"], rel=0, abs=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("change", ["resilience=none", "reversed"])
 def test_they_do_so_without_resilience_and_in_another_order_of_callbacks(tmp_path: Path, change: str) -> None:
     first, second = record(tmp_path / "two", 2, *IMAGES, change)
