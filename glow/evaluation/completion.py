@@ -158,12 +158,8 @@ def trace_picture(completion: Completion) -> Tensor:
     left.axvline(coarse[-1], color="grey", linestyle=":")
     left.set(title="the image as completed", xlabel="step", ylabel="bits/dim")
     right.plot(coarse, completion.misfits.numpy())
-    right.set(
-        title="the seen pixels before they are set",
-        xlabel="step",
-        ylabel="misfit in grey levels",
-        ylim=(0, None),
-    )
+    right.set(title="the seen pixels before they are set", xlabel="step", ylabel="misfit in grey levels")
+    right.set_ylim(0, None)
     return figure_to_tensor(figure)
 
 
