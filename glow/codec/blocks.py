@@ -39,7 +39,7 @@ class StoredBlock(NamedTuple):
     images: int
     pixels: int
     """Their checksum."""
-    names: bytes
+    names: list[str] | None
     words: np.ndarray
 
 
@@ -61,11 +61,14 @@ def read_block(file: BinaryIO, i: int, n: int) -> StoredBlock:
     if images != last - first:
         raise DamagedError(f"{where} is not where it belongs")
     words = np.frombuffer(data, "<u4", offset=for_names).astype(np.uint32)
-    return StoredBlock(i, where, images, pixels, data[:for_names], words)
+    try:
+        names = _unpacked(data[:for_names], images)
+    except (ValueError, zlib.error) as error:
+        raise DamagedError(f"{where} is damaged ({error})") from error
+    return StoredBlock(i, where, images, pixels, names, words)
 
 
-def unpacked(packed: bytes, n: int) -> list[str] | None:
-    """The names of n images, if they have some."""
+def _unpacked(packed: bytes, n: int) -> list[str] | None:
     if not packed:
         return None
     names = zlib.decompressobj().decompress(packed, MOST_NAMES).decode().split("\n")

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.codec.blocks import CHECKSUM, DamagedError, StoredBlock, checksum, read_block, unpacked, write_block
+from glow.codec.blocks import CHECKSUM, DamagedError, StoredBlock, checksum, read_block, write_block
 from glow.codec.coder import BORROWED, VERSION, Coder
-from glow.codec.lanes import LANES, bounds, rounds, side_by_side
+from glow.codec.lanes import LANES, Report, SideBySide, bounds, rounds
 from glow.codec.stack import WORD, Stack
 from glow.errors import UsageError
 
@@ -99,31 +99,31 @@ def write(
         progress: called after every group of images.
         folder: for a temporary file of the blocks, whose order turns round; the system's when absent.
     """
-    n = len(images)
-    stacks, done, bits = [Stack() for _ in range(LANES)], [0] * LANES, [0] * LANES
-    with tempfile.TemporaryFile(dir=folder) as spool, side_by_side() as (run, check):
+    n, done = len(images), 0
+    words = [np.zeros(0, np.uint32) for _ in range(LANES)]
 
-        def push(i: int, x: Tensor, chosen: Tensor | None) -> None:
-            lane = i % LANES
-            stack, before, bits[lane] = stacks[lane], done[lane], WORD * len(stacks[lane])
+    def push(report: Report, i: int, pixels: np.ndarray, words: np.ndarray) -> np.ndarray:
+        stack, x = Stack(words), torch.from_numpy(pixels)
+        coder.push(
+            stack, x, labels(x, bounds(i, n)[0]), lambda left: report(len(x) - left, WORD * len(stack))
+        )
+        return stack.words()
 
-            def report(left: int) -> None:
-                check()
-                done[lane], bits[lane] = before + len(x) - left, WORD * len(stack)
-                progress(sum(done), 8 * written + sum(bits))
-
-            coder.push(stack, x, chosen, report)
-
+    with (
+        tempfile.TemporaryFile(dir=folder) as spool,
+        SideBySide(
+            push, n, coder.device, lambda new, bits: progress(done + new, 8 * spool.tell() + bits)
+        ) as lanes,
+    ):
         places: list[tuple[int, int]] = []
         for blocks in reversed(rounds(n)):
-            written = spool.tell()
             pixels = [images.read(*bounds(i, n)) for i in blocks]
-            chosen = [labels(x, bounds(i, n)[0]) for i, x in zip(blocks, pixels, strict=True)]
-            for _ in run(push, blocks, pixels, chosen):
-                pass
-            for i, x in reversed(list(zip(blocks, pixels, strict=True))):
-                words, stacks[i % LANES] = _cut(stacks[i % LANES], coder, i)
-                places.append((spool.tell(), write_block(spool, x, images.names(*bounds(i, n)), words)))
+            jobs = [(i, x.numpy(), words[i % LANES]) for i, x in zip(blocks, pixels, strict=True)]
+            for i, x, found in reversed(list(zip(blocks, pixels, lanes.map(jobs), strict=True))):
+                cut = max(0, len(found) - _kept(coder, i))
+                places.append((spool.tell(), write_block(spool, x, images.names(*bounds(i, n)), found[:cut])))
+                words[i % LANES] = found[cut:]
+            done += sum(map(len, pixels))
         fingerprint = bytes.fromhex(coder.fingerprint)[:16]
         header = HEADER.pack(MAGIC, VERSION, fingerprint, *coder.shape, coder.grey_levels, n)
         file.write(header + CHECKSUM.pack(zlib.crc32(header)))
@@ -132,12 +132,9 @@ def write(
             file.write(spool.read(size))
 
 
-def _cut(stack: Stack, coder: Coder, block: int) -> tuple[np.ndarray, Stack]:
-    """The words of a block, and a stack that the block before it in its lane, if there is one, borrows from."""
-    words = stack.words()
-    kept = math.ceil(coder.group * BORROWED * coder.dimensions / WORD) if block >= LANES else 0
-    cut = max(0, len(words) - kept)
-    return words[:cut], Stack(words[cut:])
+def _kept(coder: Coder, block: int) -> int:
+    """Words of a block's stack that the block before it in its lane, if there is one, borrows from."""
+    return math.ceil(coder.group * BORROWED * coder.dimensions / WORD) if block >= LANES else 0
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -178,33 +175,20 @@ def read(
         raise UsageError(
             f"the file was compressed by another model, whose fingerprint is {header.fingerprint}"
         )
-    stacks = [Stack() for _ in range(LANES)]
-    n, done = header.images, [0] * LANES
+    n, done = header.images, 0
+    words = [np.zeros(0, np.uint32) for _ in range(LANES)]
 
-    with side_by_side() as (run, check):
+    def pop(report: Report, block: StoredBlock, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            stack = Stack(np.concatenate((block.words, words)))
+            x = coder.pop(stack, block.images, lambda done: report(done, 0))
+        except (MemoryError, torch.OutOfMemoryError, CancelledError):
+            raise
+        except Exception as error:  # nonsense behind right checksums: libraries raise what they raise
+            raise DamagedError(f"{block.where} is damaged ({error})") from error
+        return x.numpy(), stack.words()
 
-        def pop(block: "StoredBlock") -> Block:
-            lane, before = block.number % LANES, done[block.number % LANES]
-
-            def report(images: int) -> None:
-                check()
-                done[lane] = before + images
-                progress(sum(done))
-
-            try:
-                names = unpacked(block.names, block.images)
-                stacks[lane] = Stack(np.concatenate((block.words, stacks[lane].words())))
-                x = coder.pop(stacks[lane], block.images, report)
-            except (MemoryError, torch.OutOfMemoryError, CancelledError):
-                raise
-            except Exception as error:  # nonsense behind right checksums: libraries raise what they raise
-                raise DamagedError(f"{block.where} is damaged ({error})") from error
-            if len(x) != block.images or checksum(x) != block.pixels:
-                raise DamagedError(
-                    f"{block.where} gave other pixels than were compressed, so that they are left out"
-                )
-            return Block(bounds(block.number, n)[0], x, names)
-
+    with SideBySide(pop, n, coder.device, lambda new, _: progress(done + new)) as lanes:
         for round_ in rounds(n):
             blocks: list[StoredBlock] = []
             damage: DamagedError | None = None
@@ -214,7 +198,15 @@ def read(
                 except DamagedError as error:  # those before it are whole
                     damage = error
                     break
-            yield from run(pop, blocks)
+            jobs = [(block, words[block.number % LANES]) for block in blocks]
+            for block, (pixels, rest) in zip(blocks, lanes.map(jobs), strict=True):
+                words[block.number % LANES], x = rest, torch.from_numpy(pixels)
+                if len(x) != block.images or checksum(x) != block.pixels:
+                    raise DamagedError(
+                        f"{block.where} gave other pixels than were compressed, so that they are left out"
+                    )
+                yield Block(bounds(block.number, n)[0], x, block.names)
+            done += sum(block.images for block in blocks)
             if damage is not None:
                 raise damage
     if file.read(1):

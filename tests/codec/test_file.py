@@ -85,6 +85,27 @@ def test_blocks_have_their_images_and_names(flow: Glow) -> None:
     assert 8 * words <= bits[-1] < 8 * len(target.getvalue())
 
 
+def test_two_processes_write_and_read_what_one_does(flow: Glow) -> None:
+    x = images(flow, 90)
+    found, told = {}, []
+    threads = torch.get_num_threads()
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        found[n] = written(flow, x)
+        stream = io.BytesIO(found[n])
+        blocks = list(file.read(Coder(flow), stream, file.read_header(stream), told.append))
+        assert torch.equal(torch.cat([b.images for b in blocks]), x)
+        assert told == sorted(told)
+        assert told.pop() == 90
+        told.clear()
+        damaged = bytearray(found[n])
+        damaged[-1] ^= 1
+        with pytest.raises(UsageError, match="block 6 of 6"):
+            blocks_of(flow, bytes(damaged))
+    torch.set_num_threads(threads)
+    assert found[1] == found[2]
+
+
 def test_blocks_before_the_damage_are_read(flow: Glow) -> None:
     x = images(flow, 64)
     data = bytearray(written(flow, x))
