@@ -80,6 +80,7 @@ class Stack:
         """What was pushed: int64 of the sizes' shape, or ``n`` of them where the size is one for all."""
         if isinstance(sizes, int):
             return torch.zeros(n, dtype=torch.int64) if sizes == 1 else _tensor(self._decode(sizes, n))
+        sizes = sizes.cpu()
         if bool((many := sizes > 1).all()):
             return _tensor(self._decode(_numbers(sizes))).view(sizes.shape)
         found = torch.zeros(sizes.shape, dtype=torch.int64)

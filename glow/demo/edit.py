@@ -46,6 +46,8 @@ def _mean(ask: Ask, session: Session, name: str) -> Tensor:
     group = ask.settings.get(name)
     if isinstance(group, list):
         return mean_latents(session, *pictures(ask, session, ask.refs(name)))
+    if isinstance(group, bool) or not isinstance(group, (int, str)):
+        raise UsageError(f"{name} must be a class or a list of images")
     session.data = ask.models.open(ask.model).session.data
     return ask.results.get_or(("mean", group), lambda: mean_latents(session, *class_members(session, group)))
 

@@ -88,6 +88,7 @@ class Jobs:
             if before is None and (len(self._jobs) >= self.MOST or mine >= self.MOST_EACH):
                 raise UsageError("too many requests wait already: try again in a moment")
             self._jobs[visitor, control] = job
+            self._join(job)  # before the older one leaves: the visitor keeps his place
         if before is not None:
             before.stop()
         self._threads.submit(self._run, job, work)
@@ -135,16 +136,23 @@ class Jobs:
 
     def _wait(self, job: Job) -> None:
         with self._changed:
-            self._waiting.setdefault(job.visitor, []).append(job)
+            self._join(job)
             self._changed.wait_for(lambda: job.stopped or (self._running is None and self._next() is job))
-            mine = self._waiting.pop(job.visitor)
+            mine = self._waiting[job.visitor]
             mine.remove(job)
-            if mine:
+            if not mine or not job.stopped:
+                del self._waiting[job.visitor]
+            if mine and not job.stopped:
                 self._waiting[job.visitor] = mine  # at the end
             self._changed.notify_all()
             if job.stopped:
                 raise Stopped
             self._running = job
+
+    def _join(self, job: Job) -> None:
+        mine = self._waiting.setdefault(job.visitor, [])
+        if job not in mine:
+            mine.append(job)
 
     def _give_up(self, job: Job) -> None:
         with self._changed:

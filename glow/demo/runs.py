@@ -74,8 +74,9 @@ def _pictures(folder: Path) -> list[dict[str, Any]]:
 def _test(folder: Path) -> dict[str, float]:
     """The test figures by the kind of weights; none before the end."""
     try:
-        return json.loads((folder / "results.json").read_text())["test"]
-    except (OSError, ValueError, LookupError):
+        figures = json.loads((folder / "results.json").read_text())["test"]
+        return {kind: figure for kind, figure in figures.items() if math.isfinite(figure)}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return {}
 
 

@@ -8,6 +8,7 @@ import io
 import ipaddress
 import secrets
 import tempfile
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,7 @@ class Uploads:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="glow-demo-")
         self._paths: dict[str, Path] = {}
+        self._lock = threading.Lock()
 
     def add(self, content: bytes) -> str:
         """Keep a picture; returns its name.
@@ -102,13 +104,14 @@ class Uploads:
         """
         if len(content) > MOST_BYTES:
             raise UsageError(f"this file has more than {MOST_BYTES // 1_000_000} MB")
-        picture = _decoded(content)
-        name = secrets.token_urlsafe(9)
-        path = Path(self._folder.name, f"{name}.png")
-        picture.save(path)
-        self._paths[name] = path
-        while len(self._paths) > MOST_PICTURES:
-            self._paths.pop(next(iter(self._paths))).unlink()
+        with self._lock:  # one at a time also for their memory
+            picture = _decoded(content)
+            name = secrets.token_urlsafe(9)
+            path = Path(self._folder.name, f"{name}.png")
+            picture.save(path)
+            self._paths[name] = path
+            while len(self._paths) > MOST_PICTURES:
+                self._paths.pop(next(iter(self._paths))).unlink()
         return name
 
     def path(self, name: str) -> Path:

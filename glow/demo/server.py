@@ -113,7 +113,7 @@ async def _lines(request: Request, job: Job, events: "asyncio.Queue[Event | None
                 continue
             if event is None:
                 return
-            yield json.dumps(event) + "\n"
+            yield json.dumps(event, allow_nan=False) + "\n"
     finally:
         job.stop()
 

@@ -80,7 +80,9 @@ class NonFiniteGuard(L.Callback):
             return
         self._unread.append((trainer.global_step - 1, self._micro_batches, replayed.last.finite))
         self._micro_batches = []
-        if logs_this_step(trainer) or trainer.is_last_batch or len(self._unread) >= self.UNREAD:
+        # The last steps of a run that ends within an epoch, too: afterwards the epoch's random numbers are over.
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps or trainer.is_last_batch
+        if logs_this_step(trainer) or ends or len(self._unread) >= self.UNREAD:
             self._read(trainer, pl_module)
         self._log(trainer, pl_module)
 

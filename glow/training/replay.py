@@ -4,7 +4,8 @@ After PyTorch's manual, "CUDA semantics", section "CUDA Graphs": tensors in fixe
 side stream to warm up, then the capture, which records kernels and the addresses of what they read and write.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +33,16 @@ class CudaGraphs:
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
 
+    @contextmanager
+    def waiting_is_an_error(self) -> Iterator[None]:
+        """A context in which the host may not wait for the device."""
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+
     def capture(self, work: Work) -> Work:
         """The work, to be done again by one launch; it gives the same tensors every time."""
         graph = torch.cuda.CUDAGraph()
@@ -51,6 +62,9 @@ class Rerun:
 
     def warm_up(self, work: Work) -> tuple[Tensor, ...]:
         return work()
+
+    def waiting_is_an_error(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def capture(self, work: Work) -> Work:
         places: list[Tensor] = []
@@ -90,16 +104,27 @@ class Replays:
         """What the function gives, in tensors that nothing overwrites."""
         key = tuple(None if t is None else (t.shape, t.dtype) for t in inputs)
         calls = self._calls[key] = self._calls.get(key, 0) + 1
-        with without_looking_at_values():
-            if calls > self.WARM_UP and key not in self._captured and not self._given_up:
+        if calls > self.WARM_UP and key not in self._captured and not self._given_up:
+            with without_looking_at_values():
                 self._capture(key, inputs)
-            if key not in self._captured:
-                return self._backend.warm_up(lambda: self._function(*inputs))
-            places, replay = self._captured[key]
-            for place, t in zip(places, inputs, strict=True):
-                if place is not None and t is not None:
-                    place.copy_(t, non_blocking=True)
+        if key not in self._captured:
+            return self._warm_up(lambda: self._function(*inputs), last=calls == self.WARM_UP)
+        places, replay = self._captured[key]
+        for place, t in zip(places, inputs, strict=True):
+            if place is not None and t is not None:
+                place.copy_(t, non_blocking=True)
+        with without_looking_at_values():
             return tuple(t.clone() for t in replay())
+
+    def _warm_up(self, work: Work, last: bool) -> tuple[Tensor, ...]:
+        """Do the work. What waits for the device is found the last time, since a capture that fails leaves much behind."""
+        if last and not self._given_up:
+            try:
+                with without_looking_at_values(), self._backend.waiting_is_an_error():
+                    return self._backend.warm_up(work)
+            except RuntimeError as error:
+                self._give_up(f"it needs the host ({str(error).splitlines()[0]})")
+        return self._backend.warm_up(work)
 
     def _capture(self, key: Any, inputs: Sequence[Tensor | None]) -> None:
         if len(self._captured) == self.MOST:

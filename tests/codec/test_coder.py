@@ -176,9 +176,10 @@ def test_a_matrix_whose_sums_would_not_be_exact_is_refused() -> None:
 class TestPortability:
     """The same bytes whatever computes them."""
 
-    def test_threads_batches_and_the_order_of_sums(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        flow = make("labelled")
-        x, y = images(flow, 40), torch.randint(-1, 3, (40,))
+    @pytest.mark.parametrize("name", ["labelled", "mixture"])
+    def test_threads_batches_and_the_order_of_sums(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        flow = make(name)
+        x, y = images(flow, 40), torch.randint(-1, 3, (40,)) if flow.classes else None
         torch.set_num_threads(1)
         data = encode(flow, x, y, verify=False)
         torch.set_num_threads(2)
