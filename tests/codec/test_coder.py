@@ -216,15 +216,16 @@ class TestPortability:
             decode(flow, data)
 
     @pytest.mark.slow
-    def test_another_instruction_set(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["labelled", "mixture"])
+    def test_another_instruction_set(self, name: str, tmp_path: Path) -> None:
         """The kernels for processors without AVX, in a process of their own."""
         code = """
 import sys, torch
 from tests.codec.models import images, make
 from glow.codec import decode, encode
 torch.manual_seed(0)
-flow = make("labelled")
-x, y = images(flow, 40), torch.randint(-1, 3, (40,))
+flow = make(sys.argv[3])
+x, y = images(flow, 40), torch.randint(-1, 3, (40,)) if flow.classes else None
 if sys.argv[1] == "write":
     open(sys.argv[2], "wb").write(encode(flow, x, y)); torch.save((flow.state_dict(), x), sys.argv[2] + ".pt")
 else:
@@ -236,7 +237,7 @@ else:
         for mode, capability in (("write", ""), ("read", "default")):
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             environment |= {"ATEN_CPU_CAPABILITY": capability} if capability else {}
-            command = [sys.executable, "-c", code, mode, str(tmp_path / "file")]
+            command = [sys.executable, "-c", code, mode, str(tmp_path / "file"), name]
             subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
 
 
