@@ -19,6 +19,8 @@ import torch
 from conftest import ROOT, write_idx
 
 import glow
+from glow.commands.main import compose
+from glow.demo.models import Models
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -47,6 +49,14 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, points_
     shutil.copytree(tiny_run, folder / "tiny")
     shutil.copytree(points_run, folder / "points")
     return folder
+
+
+@pytest.fixture
+def pixelcnn(run: Any, tmp_path: Path) -> Models:
+    """A run of a model that goes pixel by pixel, ``runs/pixels``."""
+    small = ("model.width=8", "model.layers=2", "name=pixels", "callbacks.pictures=null")
+    run("debug=fast", "model=pixelcnn", *small)
+    return Models(compose("demo", [f"output_dir={tmp_path}/outputs"]))
 
 
 class Served(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from demo.browsing import move, open_view, pixels, sources, until
-from glow.commands.main import compose
 from glow.demo.ask import Ask
 from glow.demo.fill import fill
 from glow.demo.models import Models
@@ -112,23 +110,14 @@ class TestPixelByPixel:
     """Of a model that draws pixels in order, without a browser."""
 
     @pytest.fixture
-    def ask(self, run: Callable[..., Any], tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    def ask(self, pixelcnn: Models) -> Callable[..., list[dict[str, Any]]]:
         """``ask(mask)``: the events of a request."""
-        run(
-            "debug=fast",
-            "model=pixelcnn",
-            "model.width=8",
-            "model.layers=2",
-            "name=pixels",
-            "callbacks.pictures=null",
-        )
-        models = Models(compose("demo", [f"output_dir={tmp_path}/outputs"]))
 
         def request(mask: object) -> list[dict[str, Any]]:
             events: list[dict[str, Any]] = []
             job: Any = SimpleNamespace(send=events.append, check=lambda: None)
             settings = {"model": "runs/pixels", "images": ["test:0"], "mask": mask}
-            last = fill(Ask(models, Uploads(), job, settings))
+            last = fill(Ask(pixelcnn, Uploads(), job, settings))
             return [*events, last]
 
         return request

@@ -115,18 +115,9 @@ def test_without_training_data_samples_say_what_is_typical(models: Models, monke
     assert found[-1]["what"] == "samples of the model"
 
 
-def test_a_model_that_does_not_compress(tmp_path: Path, run: Any) -> None:
-    run(
-        "debug=fast",
-        "model=pixelcnn",
-        "model.width=8",
-        "model.layers=2",
-        "name=pixels",
-        "callbacks.pictures=null",
-    )
-    models = Models(compose("demo", [f"output_dir={tmp_path}/outputs"]))
-    first, last = requested(score, models, model="runs/pixels", images=["test:0"])
+def test_a_model_that_does_not_compress(pixelcnn: Models) -> None:
+    first, last = requested(score, pixelcnn, model="runs/pixels", images=["test:0"])
     assert first["draws"] == 1
     assert last["refused"] == "PixelCNN: only flows of images compress"
     with pytest.raises(UsageError, match="no test image"):
-        requested(score, models, model="runs/pixels", images=["test:99999"])
+        requested(score, pixelcnn, model="runs/pixels", images=["test:99999"])
