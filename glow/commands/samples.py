@@ -1,5 +1,6 @@
 """``python sample.py mode=samples``: from noise, at one temperature or several, as pictures, sound or numbers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from glow.errors import UsageError, check_positive
 from glow.evaluation.latents import Decoded
 from glow.evaluation.pictures import columns_for, to_bytes
 from glow.flows.flow import Flow
+from glow.flows.pixels import PixelByPixel
 
 FORMATS = ("png", "npy", "folder", "wav")
 STRIP = 10
@@ -82,9 +84,22 @@ def draw_samples(session: Session) -> dict[str, Any]:
     return report if seen is None else report | {"observation": seen.tolist()}
 
 
-def draw(session: Session, n: int, y: Tensor | None, temperature: float, guidance: float) -> Decoded:
-    """Samples from the same random numbers at every temperature."""
+def draw(
+    session: Session,
+    n: int,
+    y: Tensor | None,
+    temperature: float,
+    guidance: float,
+    check: Callable[[], None] = lambda: None,
+) -> Decoded:
+    """Samples from the same random numbers at every temperature; ``check`` is called before each row of pixels that a model
+    draws in order, and may raise."""
     source = session.generator("samples")
+    if isinstance(session.density, PixelByPixel):
+        images = session.density.sample(
+            n, temperature=temperature, generator=source, progress=lambda *_: check()
+        )
+        return Decoded(images.cpu(), [], [])
     if isinstance(session.density, Flow):
         latents = session.density.sample_latents(n, temperature=temperature, generator=source)
         with guided(session.density, guidance):

@@ -33,7 +33,7 @@ def samples(ask: Ask, settings: dict[str, Any]) -> tuple[Decoded, Tensor | None]
         session = ask.session(**settings)
         y = labels(session, session.cfg.n)
         [guidance] = guidances_for(session, y)
-        return draw(session, session.cfg.n, y, session.cfg.temperature, guidance), y
+        return draw(session, session.cfg.n, y, session.cfg.temperature, guidance, ask.check), y
 
     return ask.results.get_or(("samples", *settings.values()), make)
 

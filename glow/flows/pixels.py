@@ -93,11 +93,15 @@ class PixelByPixel(Distribution):
         temperature: float = 1.0,
         y: Tensor | int | None = None,
         generator: torch.Generator | None = None,
+        progress: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """uint8 (n, *event_shape); temperature narrows the conditionals, and at 0 each pixel is its likeliest logistic's mean."""
+        """uint8 (n, *event_shape); temperature narrows the conditionals, and at 0 each pixel is its likeliest logistic's mean.
+
+        ``progress`` is that of ``complete``.
+        """
         check_draw(n, temperature)
         nothing = torch.zeros(self.event_shape, dtype=torch.uint8, device=self.device)
-        return self._draw(n, nothing, 0, temperature, generator)
+        return self._draw(n, nothing, 0, temperature, generator, progress)
 
     @torch.no_grad()
     def complete(

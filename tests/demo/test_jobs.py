@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from glow.demo.jobs import Event, Job, Jobs
+from glow.demo.ask import Ask
+from glow.demo.draw import draw_grid
+from glow.demo.jobs import Event, Job, Jobs, Stopped
+from glow.demo.models import Models
+from glow.demo.safety import Uploads
 from glow.errors import UsageError
 
 
@@ -66,6 +71,22 @@ def test_the_turn_goes_round_the_visitors(jobs: Jobs) -> None:
     assert all(visit.over.wait(10) for visit in visits)
     assert order.index("b0") == 1
     assert sorted(order) == ["a0", "a1", "a2", "a3", "b0"]
+
+
+def test_a_newer_request_has_the_place_of_the_one_that_it_replaces(jobs: Jobs) -> None:
+    order: list[str] = []
+
+    def work(name: str) -> Callable[[Job], Event]:
+        return lambda job: {"done": order.append(name)}
+
+    _, free = held(jobs)
+    old = Visit(jobs, "a", "slider", work("old"))
+    others = [Visit(jobs, name, "slider", work(name)) for name in "bc"]
+    new = Visit(jobs, "a", "slider", work("new"))
+    assert old.over.wait(10)
+    free.set()
+    assert all(visit.over.wait(10) for visit in [*others, new])
+    assert order == ["new", "b", "c"]
 
 
 def test_only_one_computes_at_a_time(jobs: Jobs) -> None:
@@ -146,3 +167,19 @@ def test_too_many_requests_are_refused(jobs: Jobs) -> None:
     with pytest.raises(UsageError, match="too many requests"):
         Visit(jobs, "a", "one more", lambda job: {})
     free.set()
+
+
+@pytest.mark.demo
+def test_a_grid_of_a_pixel_model_ends_between_two_rows(pixelcnn: Models) -> None:
+    rows = 0
+
+    def check() -> None:
+        nonlocal rows
+        rows += 1
+        if rows == 3:
+            raise Stopped
+
+    job: Any = SimpleNamespace(check=check)
+    with pytest.raises(Stopped):
+        draw_grid(Ask(pixelcnn, Uploads(), job, {"model": "runs/pixels", "n": 2}))
+    assert rows == 3
