@@ -52,7 +52,7 @@ class SideBySide:
         work: called with a ``Report`` and a block's arguments; these and what it returns can be pickled.
         n: images of all blocks.
         device: where it computes.
-        progress: called now and then with the sums of what the lanes report.
+        progress: called now and then with the sums of what the lanes report, once there is something.
     """
 
     def __init__(self, work: Callable[..., Any], n: int, device: torch.device, progress: Report) -> None:
@@ -98,7 +98,8 @@ class SideBySide:
         return self._work(report, *job)
 
     def _tell(self) -> None:
-        self._progress(sum(self._state[::2]), sum(self._state[1::2]))
+        if done := sum(self._state[::2]):
+            self._progress(done, sum(self._state[1::2]))
 
 
 _of_parent: Callable[[int, tuple[Any, ...]], Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import time
 import weakref
 import zlib
 from collections.abc import Sequence
@@ -104,6 +105,22 @@ def test_two_processes_write_and_read_what_one_does(flow: Glow) -> None:
             blocks_of(flow, bytes(damaged))
     torch.set_num_threads(threads)
     assert found[1] == found[2]
+
+
+def test_nothing_is_said_before_there_is_something(flow: Glow) -> None:
+    told: list[int] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    file.write(
+        Coder(flow),
+        Named(images(flow, 40)),
+        io.BytesIO(),
+        lambda *_: time.sleep(0.5),
+        lambda done, _: told.append(done),
+    )
+    torch.set_num_threads(threads)
+    assert told[-1] == 40
+    assert min(told) > 0
 
 
 def test_blocks_before_the_damage_are_read(flow: Glow) -> None:
