@@ -51,16 +51,16 @@ class Counted(Stack):
 
     bits = seconds = 0.0
 
-    def push(self, values: Tensor, sizes: Tensor | int) -> None:
-        self.bits += self._information(sizes, values.numel())
-        self._timed(super().push, values, sizes)
+    def _encode(self, values: np.ndarray, sizes: np.ndarray | int) -> None:
+        self.bits += self._information(sizes, len(values))
+        self._timed(super()._encode, values, sizes)
 
-    def pop(self, sizes: Tensor | int, n: int = 0) -> Tensor:
+    def _decode(self, sizes: np.ndarray | int, n: int = 0) -> np.ndarray:
         self.bits -= self._information(sizes, n)
-        return self._timed(super().pop, sizes, n)
+        return self._timed(super()._decode, sizes, n)
 
     def push_normal(self, z: Tensor, bits: int) -> None:
-        """The time is that of its parts, which ``push`` counts, but for a single call."""
+        """The time is that of its parts, but for a single call."""
         counts = torch.from_numpy(bin_probabilities(PRECISION))[bin_of(z.flatten().cpu(), bits)].double()
         self.bits += float((PRECISION - counts.log2()).sum())
         super().push_normal(z, bits)
@@ -73,8 +73,8 @@ class Counted(Stack):
             self.seconds += time.perf_counter() - start
 
     @staticmethod
-    def _information(sizes: Tensor | int, n: int) -> float:
-        return n * math.log2(sizes) if isinstance(sizes, int) else float(sizes.double().log2().sum())
+    def _information(sizes: np.ndarray | int, n: int) -> float:
+        return n * math.log2(sizes) if isinstance(sizes, int) else float(np.log2(sizes).sum())
 
 
 def others(x: Tensor, levels: int) -> dict[str, int]:
