@@ -12,10 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 from typing import Any
 
 import torch
+
+from glow.errors import UsageError
 
 BLOCK = 1024
 """Images of a block."""
@@ -85,7 +88,10 @@ class SideBySide:
         while wait(futures, 0.2).not_done:
             self._tell()
         self._tell()
-        yield from (future.result() for future in futures)
+        try:
+            yield from (future.result() for future in futures)
+        except BrokenProcessPool as error:
+            raise UsageError("a process was ended from outside, perhaps for want of memory") from error
 
     def _call(self, lane: int, job: tuple[Any, ...]) -> Any:
         def report(done: int, bits: int) -> None:

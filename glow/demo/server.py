@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from glow.demo import between, draw, edit, fill, plane, runs, scales, score
 from glow.demo.ask import Ask
@@ -92,7 +93,7 @@ class Page:
             job = self.jobs.start(visitor, control, work, receive)
         except UsageError as error:
             return JSONResponse({"error": str(error)}, 400)
-        return StreamingResponse(_lines(request, job, events), media_type="application/x-ndjson")
+        return Answer(job, _lines(request, events), media_type="application/x-ndjson")
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -101,29 +102,43 @@ class Page:
         self.uploads.close()
 
 
-async def _lines(request: Request, job: Job, events: "asyncio.Queue[Event | None]") -> AsyncIterator[str]:
-    """The job's events; it is stopped if the visitor leaves."""
-    try:
-        while True:
-            try:
-                event = await asyncio.wait_for(events.get(), 0.5)
-            except TimeoutError:
-                if await request.is_disconnected():
-                    return
-                continue
-            if event is None:
+class Answer(StreamingResponse):
+    """The events of a job, which is stopped when nobody reads them any more, also before the first one."""
+
+    def __init__(self, job: Job, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.job.stop()
+
+
+async def _lines(request: Request, events: "asyncio.Queue[Event | None]") -> AsyncIterator[str]:
+    """A job's events, until its end or the visitor's."""
+    while True:
+        try:
+            event = await asyncio.wait_for(events.get(), 0.5)
+        except TimeoutError:
+            if await request.is_disconnected():
                 return
-            yield json.dumps(event, allow_nan=False) + "\n"
-    finally:
-        job.stop()
+            continue
+        if event is None:
+            return
+        yield json.dumps(event, allow_nan=False) + "\n"
 
 
 async def _body(request: Request, most: int) -> bytes:
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > most:
-            raise UsageError(f"this is more than {most / 1e6:g} MB")
+    try:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > most:
+                raise UsageError(f"this is more than {most / 1e6:g} MB")
+    except ClientDisconnect as error:
+        raise UsageError("the request was broken off") from error
     return bytes(content)
 
 

@@ -126,8 +126,8 @@ def test_a_run(page: Page) -> None:
     [
         ({"points": []}, "1 to 2,000, got 0"),
         ({"points": [[0, 0]] * 2001}, "got 2,001"),
-        ({"points": [[0, 9]]}, "y must be a number from -4 to 4, got 9"),
-        ({"points": [[0, "a"]]}, "y must be a number"),
+        ({"points": [[0, 9]]}, "x from -4 to 4 and y from -4 to 4"),
+        ({"points": [[0, "a"]]}, "points must be pairs of numbers"),
         ({"points": "all"}, "pairs of numbers"),
         ({"seconds": 31}, "seconds must be an integer from 0 to 30"),
         ({"family": "nsf seed=1"}, "family='nsf seed=1' is not one of"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import statistics
 import threading
 import time
+from collections.abc import AsyncIterator
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +21,7 @@ from PIL import Image
 
 from demo.conftest import Served
 from glow.commands.main import compose
+from glow.demo.server import Answer
 from glow.errors import UsageError
 
 pytestmark = pytest.mark.demo
@@ -248,3 +252,22 @@ def test_memory_is_flat(served: Served) -> None:
 def resident(pid: int) -> int:
     """Bytes of memory that a process takes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_visitor_who_leaves_before_the_first_event_stops_the_job() -> None:
+    stopped: list[bool] = []
+    job: Any = SimpleNamespace(stop=lambda: stopped.append(True))
+
+    async def events() -> AsyncIterator[str]:
+        await asyncio.sleep(10)
+        yield "too late"
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+    asyncio.run(Answer(job, events())(scope, receive, send))
+    assert stopped
