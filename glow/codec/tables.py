@@ -61,11 +61,7 @@ def normal_ranks() -> Tensor:
 
 def rank(z: Tensor) -> Tensor:
     """The distribution function of normal numbers, linear within the bins; monotone also in its last bit."""
-    ranks = normal_ranks().to(z.device)
-    at = (z * BIN + END * BIN).clamp(0, 2 * END * BIN)
-    i = at.floor().clamp(max=2 * END * BIN - 1)
-    low, high = ranks[i.long()], ranks[i.long() + 1]
-    return torch.minimum(low + (at - i) * (high - low), high)
+    return _between(normal_ranks().to(z.device), (z * BIN + END * BIN).clamp(0, 2 * END * BIN))
 
 
 def normal_number(r: Tensor) -> Tensor:
@@ -119,7 +115,8 @@ def logarithm(v: Tensor) -> Tensor:
 
 
 def _between(table: Tensor, i: Tensor) -> Tensor:
-    """The piecewise linear function that is table[i] at whole numbers i in 0 .. len(table) - 2."""
+    """The piecewise linear function that is table[i], growing, at whole numbers i from 0 to len(table) - 1; monotone also in
+    its last bit."""
     whole = i.floor().clamp(max=len(table) - 2)
-    low = table[whole.long()]
-    return low + (i - whole) * (table[whole.long() + 1] - low)
+    low, high = table[whole.long()], table[whole.long() + 1]
+    return torch.minimum(low + (i - whole) * (high - low), high)
