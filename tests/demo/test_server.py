@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from anyio.from_thread import start_blocking_portal  # comes with starlette
 from PIL import Image
 
 from demo.conftest import Served
@@ -269,5 +270,6 @@ def test_a_visitor_who_leaves_before_the_first_event_stops_the_job() -> None:
         pass
 
     scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-    asyncio.run(Answer(job, events())(scope, receive, send))
+    with start_blocking_portal() as portal:  # a loop of its own: Playwright's runs in this thread
+        portal.call(Answer(job, events()), scope, receive, send)
     assert stopped
