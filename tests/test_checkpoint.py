@@ -193,7 +193,7 @@ class TestRefusals:
         content = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
         model = dict(content["hyper_parameters"]["model"])
         start = time.process_time()
-        for change in ({"depth": 10**6}, {"width": 10**9}, {"depth": 900}, {"width": 999}, {"levels": 10**9}):
+        for change in ({"depth": 10**6}, {"width": 10**9}, {"depth": 90}, {"width": 999}, {"levels": 10**9}):
             content["hyper_parameters"]["model"] = model | change
             torch.save(content, tmp_path / "large.ckpt")
             with pytest.raises(

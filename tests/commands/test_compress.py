@@ -171,6 +171,7 @@ def test_settings_that_cannot_work(call: Any, tiny_run: Path, settings: list[str
     assert not list(Path().glob("*.glow*"))
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, tiny_run: Path) -> None:
     result = shell(tmp_path, f"ckpt={tiny_run}", "limit=4", program="compress.py")
     assert result.returncode == 0, result.stderr

@@ -141,6 +141,7 @@ strange = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 @FUZZ
 @given(st.data())

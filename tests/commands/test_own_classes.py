@@ -111,6 +111,7 @@ def test_a_schedule_of_torch(run: Run) -> None:
     assert run(*TINY, "schedule=none", cycle, "+schedule.max_lr=0.01")["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_coupling_network_trains_draws_and_is_measured(run: Run, package: Any, tmp_path: Path) -> None:
     own = ("++model.network._target_=mypkg.Net", "++model.network.hidden=6")
     results = run(*TINY, *own)
@@ -156,6 +157,7 @@ def test_option_files_of_one_s_own(tmp_path: Path) -> None:
         assert ("seed: 7" if "own" in arguments else "name: mine") in shown.stdout
 
 
+@pytest.mark.slow
 def test_hydra_chooses_the_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(CONF.parent / "train.py"), f"hydra.run.dir={tmp_path}/here", *TINY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -28,6 +28,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_tones(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("dataset.shape=[1,32]", "dataset.train_size=100", "dataset.val_size=20", "dataset.test_size=30")
     results = run(

@@ -54,7 +54,7 @@ class TestEveryDataset:
         )  # fmt: skip
         check_files(tmp_path / "outputs/image_folder-glow_small", results)
 
-    @pytest.mark.parametrize("name", ["two_moons", "eight_gaussians"])
+    @pytest.mark.parametrize("name", ["two_moons", pytest.param("eight_gaussians", marks=pytest.mark.slow)])
     def test_points(self, run: Run, tmp_path: Path, name: str) -> None:
         results = run(f"experiment={name}", "debug=fast", "resume=true", f"name={name}")
         check_files(tmp_path / f"outputs/{name}", results, image=False)
@@ -87,6 +87,7 @@ class TestFolder:
         assert run(*DIGITS)["steps"] == 2
         assert run(*DIGITS, "fit.max_steps=-1", "fit.max_epochs=3")["steps"] == 6
 
+    @pytest.mark.slow
     def test_how_it_computes_may_change(self, run: Run) -> None:
         expected = run(*DIGITS, "name=whole", "fit.max_steps=6", "fit.max_epochs=3")["test"]["raw"]
         run(*DIGITS, "model.recompute=step")

@@ -232,7 +232,7 @@ def test_a_network_of_ones_own(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     again = "++model.network._target_=mypkg_net.Net"
     run("debug=fast", "model.depth=1", "callbacks.pictures=null", "name=own", again)
     options = [f"ckpt={tmp_path}/outputs/own", f"out={tmp_path}/out", "device=cpu"]
-    for command, call in (("sample", sample), ("evaluate", evaluate)):
+    for command, call, few in (("sample", sample, "n=4"), ("evaluate", evaluate, "diagnosed=32")):
         with pytest.raises(UsageError, match=r"\+\+model\.network\._target_=mypkg_net\.Net"):
             call(compose(command, options))
-        call(compose(command, [*options, again]))
+        call(compose(command, [*options, again, few]))

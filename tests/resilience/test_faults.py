@@ -142,7 +142,15 @@ def fill(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "logger", [["logger=none"], ["logger=default"], ["logger=default", "logger.csv=null"]], ids=" ".join
+    "logger",
+    [
+        ["logger=default"],
+        *(
+            pytest.param(o, marks=pytest.mark.slow)
+            for o in (["logger=none"], ["logger=default", "logger.csv=null"])
+        ),
+    ],
+    ids=" ".join,
 )
 def test_a_full_disk_stops_training_and_loses_nothing(
     run: Callable[..., dict[str, Any]],
@@ -191,7 +199,9 @@ def test_without_space_for_pictures_it_goes_on(
     assert not list((tmp_path / "outputs/run/samples").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["cut", *(pytest.param(d, marks=pytest.mark.slow) for d in ("flipped", "empty"))]
+)
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:

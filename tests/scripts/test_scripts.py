@@ -144,7 +144,18 @@ def test_the_yardstick_goes_on_after_a_setting_that_fails(tmp_path: Path, fake_m
         ("benchmark", ["--device", "cuda"], "no CUDA device"),
     ],
 )
-def test_bad_arguments(name: str, arguments: list[str], message: str) -> None:
+def test_bad_arguments(
+    name: str,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is one")
-    assert message in refused(name, *arguments)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    assert refused.value.code != 0
+    assert message in f"{refused.value.code} {capsys.readouterr().err}"

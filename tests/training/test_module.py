@@ -49,6 +49,7 @@ def test_the_loss_falls_and_the_means_are_those_of_all_examples() -> None:
     assert trainer.callback_metrics["val/bpd"].item() == pytest.approx(each.mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bits_per_dim_of_an_independent_gaussian_is_reached() -> None:
     """The loss is comparable with a model fitted by hand: it must beat independent Gaussians per pixel."""
     _, trainer = trained(max_epochs=25)

@@ -49,9 +49,9 @@ def same_weights(first: Path, second: Path) -> None:
         (5, ["fit.max_epochs=3"]),  # inside an epoch
         (11, ["fit.max_epochs=3"]),  # at its end
         pytest.param(14, ["fit.max_epochs=3"], marks=pytest.mark.slow),
-        (5, ["fit.max_epochs=-1", "fit.max_steps=33"]),
+        pytest.param(5, ["fit.max_epochs=-1", "fit.max_steps=33"], marks=pytest.mark.slow),
         pytest.param(11, ["fit.max_epochs=-1", "fit.max_steps=33"], marks=pytest.mark.slow),
-        (22, ["fit.max_epochs=4", "fit.max_steps=33"]),
+        pytest.param(22, ["fit.max_epochs=4", "fit.max_steps=33"], marks=pytest.mark.slow),
         (16, ["fit.max_epochs=3", "trainer.accumulate_grad_batches=3"]),  # inside an optimizer step
     ],
 )
@@ -94,8 +94,19 @@ def test_stopped_and_repeated_is_the_same_as_uninterrupted(
     "settings",
     [
         ["dataset=digits", "model=pixelcnn", "model.width=8", "model.layers=1", "model.dropout=0.3"],
-        ["experiment=boltzmann", "dataset=dimer", "model=ffjord", "model.hidden=8", "model.tolerance=1e-3"],
-        ["experiment=residual_digits", "model.hidden=8", "model.layers=2"],
+        pytest.param(
+            [
+                "experiment=boltzmann",
+                "dataset=dimer",
+                "model=ffjord",
+                "model.hidden=8",
+                "model.tolerance=1e-3",
+            ],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["experiment=residual_digits", "model.hidden=8", "model.layers=2"], marks=pytest.mark.slow
+        ),
         [
             "dataset=tones",
             "dataset.shape=[1,16]",
@@ -130,6 +141,7 @@ def test_their_random_numbers_go_on(
     assert all(torch.equal(v, two[k]) for k, v in one.items() if isinstance(v, torch.Tensor))
 
 
+@pytest.mark.slow
 def test_without_resilience_lightnings_own_checkpoint_is_continued(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -141,6 +153,7 @@ def test_without_resilience_lightnings_own_checkpoint_is_continued(
         assert parts[key] == whole[key], key
 
 
+@pytest.mark.slow
 def test_a_validation_that_failed_is_done_again_as_a_whole(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +214,7 @@ def test_a_killed_run_continues_from_its_last_epoch(
     same_weights(tmp_path / "outputs/whole", tmp_path / "outputs/parts")
 
 
+@pytest.mark.slow
 def test_a_longer_run_continues_a_finished_one(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +257,7 @@ def test_a_time_limit_ends_it(run: Callable[..., dict[str, Any]]) -> None:
     assert results["val"] is not None
 
 
+@pytest.mark.slow
 def test_a_decay_ends_with_the_time_limit_also_after_a_break(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,15 @@ def same(first: Path, second: Path) -> None:
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-@pytest.mark.parametrize(("stop_at", "accumulate"), [(5, 1), (11, 1), (14, 1), (16, 3)])
+@pytest.mark.parametrize(
+    ("stop_at", "accumulate"),
+    [
+        (5, 1),
+        pytest.param(11, 1, marks=pytest.mark.slow),
+        pytest.param(14, 1, marks=pytest.mark.slow),
+        (16, 3),
+    ],
+)
 def test_stopped_by_a_signal(tmp_path: Path, stop_at: int, accumulate: int) -> None:
     """Every weight agrees to the last bit, raw and averaged, and so do the means."""
 
@@ -75,7 +83,11 @@ def test_stopped_by_a_signal(tmp_path: Path, stop_at: int, accumulate: int) -> N
     same(tmp_path / "whole/last.ckpt", tmp_path / "parts/last.ckpt")
 
 
-@pytest.mark.parametrize("every", [{"every_n_train_steps": 4}, {"save_on_train_epoch_end": True}], ids=str)
+@pytest.mark.parametrize(
+    "every",
+    [{"every_n_train_steps": 4}, pytest.param({"save_on_train_epoch_end": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_by_lightnings_own_means(tmp_path: Path, every: dict[str, Any]) -> None:
     """Without any of our callbacks for survival; the checkpoint lies inside an epoch, or at its end."""
 
