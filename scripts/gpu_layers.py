@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 BLOCKS = [(128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (64, 128, 64, 4, 4)]
 """What may replace the kernels' own ``BLOCKS`` of 16 bits."""
 
+PRODUCTS = ("first forward", "middle forward", "middle backward", "last backward")
+"""The layers of which Triton computes the product."""
+
 
 def layers(
     images: int, c: int, side: int, width: int, device: torch.device
@@ -91,14 +94,14 @@ def microseconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 @torch.no_grad()
-def measure(name: str, calls: list[Callable[[], Any]], device: torch.device) -> dict[str, Any]:
-    """A row: all ways, and what other blocks would make of the product."""
+def measure(calls: list[Callable[[], Any]], device: torch.device, search: bool) -> dict[str, Any]:
+    """A row: all ways, and with ``search``, what other blocks make of the product."""
     kernels = products.kernels()
     if device.type == "cpu" and not kernels.INTERPRETED.value:
         return {"left out": "needs a GPU, or TRITON_INTERPRET=1"}
     ways = ("torch us", "triton us", "convolution us")
     found: dict[str, Any] = {way: microseconds(call, device) for way, call in zip(ways, calls, strict=False)}
-    if name not in ("columns", "last forward"):  # which have no product of ours
+    if search:
         kept, times = kernels.BLOCKS[2], {}
         try:
             for blocks in BLOCKS:
@@ -118,7 +121,8 @@ def report_layers(report: "Report", size: dict[str, Any]) -> None:
         c, side = 4 * c if i == 0 else 2 * c, side // 2
         calls = layers(size["batch"], c // 2, side, size["width"], report.device)
         for name in calls:
+            search = i == 0 and name in PRODUCTS  # the level that takes most time
             report.row(
                 f"layer, {side}x{side}, {name}",
-                lambda name=name, calls=calls: measure(name, calls[name], report.device),
+                lambda ways=calls[name], search=search: measure(ways, report.device, search),
             )

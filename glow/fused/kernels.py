@@ -3,8 +3,8 @@
 They do in one pass over memory what ``products`` does with torch in several. They are operators of torch, so that compilers
 leave them alone and tensors without values pass; autograd knows nothing of them.
 
-The sizes of blocks are fixed, not tuned at run time: so nothing is tried out while a CUDA graph is captured, and results do
-not depend on what was fastest in a process. Functions of Triton that are themselves written in Triton (``tl.zeros``) are not
+The sizes of blocks are fixed, not tuned at run time: nothing is tried out while a CUDA graph is captured (the steps before that
+compile the kernels), and results do not depend on what was fastest in a process. Functions of Triton that are themselves written in Triton (``tl.zeros``) are not
 used, so that the kernels can run in Triton's interpreter, which ``TRITON_INTERPRET=1`` chooses when this file is imported.
 """
 
@@ -126,8 +126,8 @@ def product(
 
     Args:
         x: rows, in a dtype that is converted to that of ``weight``.
-        weight: in bfloat16, float16 or float32, in which the products are IEEE; accumulated is in float32. If height is not
-            0, as of ``products.first_weight``.
+        weight: in bfloat16, float16 or float32, whose products are IEEE; sums are in float32. If height is not 0, the form
+            of ``products.first_weight``.
         bias: (out,).
         relu: rectify.
         mask: (N, out), contiguous; the result is zero where it is not above zero.

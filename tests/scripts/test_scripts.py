@@ -89,14 +89,14 @@ def test_layers_of_the_gpu_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module, device = importlib.import_module("gpu_layers"), torch.device("cpu")
     calls = module.layers(2, 3, 4, 16, device)
-    assert "left out" in module.measure("columns", calls["columns"], device)
+    assert "left out" in module.measure(calls["columns"], device, False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     try:
         importlib.reload(kernels)
         blocks = dict(kernels.BLOCKS)
         for name, ways in calls.items():
-            row = module.measure(name, ways, device)
-            assert len(row) == {"columns": 2, "last forward": 3}.get(name, 5), name
+            row = module.measure(ways, device, name in module.PRODUCTS)
+            assert len(row) == len(ways) + 2 * (name in module.PRODUCTS)
             expected = ways[0]().float()
             for way in ways[1:]:
                 found = way().float()[:, : expected.shape[1]]  # outputs of a convolution are padded
