@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -207,59 +208,50 @@ def test_without_triton_a_gpu_says_so_and_a_cpu_takes_torch(monkeypatch: pytest.
         use_triton(torch.ones(1, device="cuda"))
 
 
-@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        (90, "bf16"),
+        *(pytest.param(*p, marks=pytest.mark.slow) for p in ((80, "bf16"), (80, "fp32"), (90, "fp32"))),
+    ],
+)
 def test_the_kernels_compile_for_gpus_that_are_not_here(
-    capability: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    capability: int, dtype: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To machine code, with tensor cores and loads under way beside them; the interpreter does not check types."""
+    """To machine code, with tensor cores, and loads that are under way beside them; the interpreter does not check types."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
     def compiled(kernel: Any, warps: int = 4, stages: int = 3, **arguments: Any) -> Any:
-        """Strings are types, whose values are divisible by 16, the rest are constants."""
-        constants = {(i,): arguments.get(n) for i, n in enumerate(kernel.arg_names)}
-        constants = {i: v for i, v in constants.items() if not isinstance(v, str)}
-        signature = {n: arguments.get(n) for n in kernel.arg_names}
-        signature = {n: v if isinstance(v, str) else "constexpr" for n, v in signature.items()}
-        divisible = {
-            (i,): [["tt.divisibility", 16]] for i, v in enumerate(signature.values()) if v != "constexpr"
-        }
-        source, target = ASTSource(kernel, signature, constants, divisible), GPUTarget("cuda", capability, 32)
+        """Strings are types, of values that divide by 16; the rest are constants."""
+        given = [arguments.get(name) for name in kernel.arg_names]
+        types = [v if isinstance(v, str) else "constexpr" for v in given]
+        constants = {(i,): v for i, v in enumerate(given) if not isinstance(v, str)}
+        divisible = {(i,): [["tt.divisibility", 16]] for i, v in enumerate(given) if isinstance(v, str)}
+        source = ASTSource(kernel, dict(zip(kernel.arg_names, types, strict=True)), constants, divisible)
+        target = GPUTarget("cuda", capability, 32)
         return compile(source, target, {"num_warps": warps, "num_stages": stages})
 
-    sizes = {"n": "i32", "outputs": "i32", "height": "i32", "width": "i32"}
-    for dtype, size in (("bf16", 2), ("fp32", 4)):
-        b = kernels.BLOCKS[size]
-        blocks = {
-            "ROWS": b.rows,
-            "OUTPUTS": b.outputs,
-            "INPUTS": b.inputs,
-            "warps": b.warps,
-            "stages": b.stages,
-        }
-        given = {"weight": f"*{dtype}", "y": f"*{dtype}", "x_row": "i32", "x_col": 1, **sizes, **blocks}
-        first = {
-            "x": "*fp32",
-            "w_row": "i32",
-            "w_col": 1,
-            "bias": f"*{dtype}",
-            "C": 12,
-            "K": 112,
-            "RELU": True,
-        }
-        masked = {"x": f"*{dtype}", "w_row": 1, "w_col": "i32", "mask": f"*{dtype}", "C": 0, "K": 512}
-        for arguments in (first, {**masked, "RELU": False}):
-            found = compiled(kernels._product, **given, **arguments)
-            assert found.metadata.shared <= 99 * 1024 or capability == 90
-            if dtype == "bf16":
-                assert ("wgmma" if capability == 90 else "mma.sync") in found.asm["ptx"]
-                assert "cp.async" in found.asm["ptx"]
-    strides = {f"{x}_{d}": "i32" if d == "row" else 1 for x in "abx" for d in ("row", "col")}
-    columns = {"a": "*fp32", "b": "*fp32", "y": "*bf16", "columns": "i32", "A": 6, "C": 12, "ONES": True}
-    compiled(kernels._im2col, ROWS=32, COLUMNS=64, **columns, **strides, **sizes)
-    compiled(kernels._col2im, x="*bf16", y="*fp32", C=12, ROWS=32, CHANNELS=16, **strides, **sizes)
+    low, b = f"*{dtype}", kernels.BLOCKS[2 if dtype == "bf16" else 4]
+    image = {"n": "i32", "height": "i32", "width": "i32"}
+    product = partial(
+        compiled, kernels._product, b.warps, b.stages, **image, ROWS=b.rows, OUTPUTS=b.outputs, INPUTS=b.inputs,
+        x_row="i32", x_col=1, weight=low, y=low, outputs="i32",
+    )  # fmt: skip
+    first = product(x="*fp32", w_row="i32", w_col=1, bias=low, C=12, K=112, RELU=True)
+    masked = product(x=low, w_row=1, w_col="i32", mask=low, C=0, K=512, RELU=False)
+    for found in (first, masked):
+        assert "cp.async" in found.asm["ptx"]
+        assert dtype != "bf16" or {90: "wgmma", 80: "mma.sync"}[capability] in found.asm["ptx"]
+        assert capability == 90 or found.metadata.shared <= 99 * 1024, "the least of a GPU since Ampere"
+    rows = {"a_row": "i32", "a_col": 1, "b_row": "i32", "b_col": 1}
+    compiled(
+        kernels._im2col, **image, **rows, a="*fp32", b="*fp32", y=low, columns="i32",
+        A=6, C=12, ONES=True, ROWS=32, COLUMNS=64,
+    )  # fmt: skip
+    compiled(kernels._col2im, **image, x=low, x_row="i32", y="*fp32", C=12, ROWS=32, CHANNELS=16)
 
 
 def test_an_unknown_kind_of_kernels() -> None:
