@@ -194,10 +194,14 @@ def contenders(
     if device.type == "cuda" or graphs:
         table["ours graphed"] = lambda: graphed(ours(size, device), size["batch"])
         table["ours bf16 graphed"] = lambda: graphed(ours(size, device, low=True), size["batch"])
+        triton = lambda **options: ours(size, device, low=True, kernels="triton", **options)  # noqa: E731
+        table["ours bf16 triton"] = triton
+        table["ours bf16 triton graphed"] = lambda: graphed(triton(), size["batch"])
     if compiled:
         table["ours compiled"] = lambda: ours(size, device, compiled=True)
         table["ours bf16 compiled"] = lambda: ours(size, device, low=True, compiled=True)
         if device.type == "cuda" or graphs:
             both = lambda: graphed(ours(size, device, low=True, compiled=True), size["batch"])  # noqa: E731
             table["ours bf16 compiled graphed"] = both
+            table["ours bf16 triton compiled graphed"] = lambda: graphed(triton(compiled=True), size["batch"])
     return table

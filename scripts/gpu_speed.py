@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from benchmark import in_turns
 from contenders import SIZES, Contender, contenders
+from gpu_layers import report_layers
 from memory_use import largest_batch
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def timed(contender: Contender, what: str, report: "Report", images: int) -> dic
 
 
 def speed(report: "Report") -> None:
-    """Training, log-prob and sampling of both sizes beside the peers; memory; where the time goes; compiled last."""
+    """Training, log-prob and sampling of both sizes beside the peers; layers; memory; where the time goes; compiled last."""
     sizes = (
         {"paper": SIZES["tiny"], "small": SIZES["tiny"]}
         if report.args.dry_run
@@ -46,7 +47,8 @@ def speed(report: "Report") -> None:
     for name in plain:
         measure_each(report, "paper", sizes["paper"], name)
     paper = sizes["paper"]
-    for name in ("ours bf16", "ours bf16 graphed"):
+    report_layers(report, paper)
+    for name in ("ours bf16", "ours bf16 graphed", "ours bf16 triton graphed"):
         report.row(
             f"kernels, paper, train, {name}",
             lambda name=name: kernels(

@@ -56,6 +56,7 @@ class Glow(Flow):
         min_scale: lower bound on the affine scale, in [0, 1); 0 is the paper's.
         recompute: what the backward pass computes again to save memory: ``none``, ``step``, ``reversible``; see
             ``FusedLevel``.
+        kernels: what computes the coupling networks on a GPU: ``torch`` or ``triton``; see ``FusedLevel``.
         learned_top: learn the top prior.
         gaussianize: begin with the marginal distribution of each channel, see ``Gaussianize``.
         noise_width: channels of the hidden layers of a network that chooses the noise of dequantization behind the
@@ -94,6 +95,7 @@ class Glow(Flow):
         permutation: str = "lu",
         min_scale: float = 0.0,
         recompute: str = "none",
+        kernels: str = "torch",
         learned_top: bool = True,
         gaussianize: bool = False,
         noise_width: int = 0,
@@ -138,7 +140,9 @@ class Glow(Flow):
         for i in range(levels):
             channels, height, across = 4 * channels, height // 2, across // 2
             steps = [step(channels, (height, across)) for _ in range(depth)]
-            level_bijections.append(Composition([Squeeze(), repeated(steps, recompute)], numbered=False))
+            level_bijections.append(
+                Composition([Squeeze(), repeated(steps, recompute, kernels)], numbered=False)
+            )
             if i < levels - 1:
                 channels //= 2
                 where = (height, across) if position else None
@@ -152,14 +156,15 @@ class Glow(Flow):
         super().__init__(bijection, event_shape, Dequantization(grey_levels), n_classes)
 
 
-def repeated(steps: Sequence[Bijection], recompute: str) -> Repeated:
+def repeated(steps: Sequence[Bijection], recompute: str, kernels: str) -> Repeated:
     """K equal steps, by the kernels where these know them."""
     if FusedLevel.supports(steps[0]):
-        return FusedLevel(steps, recompute)
-    if recompute != "none":
-        raise UsageError(
-            f"recompute must be none with coupling=mixture or a network of one's own, got {recompute!r}"
-        )
+        return FusedLevel(steps, recompute, kernels)
+    for name, value, only in (("recompute", recompute, "none"), ("kernels", kernels, "torch")):
+        if value != only:
+            raise UsageError(
+                f"{name} must be {only} with coupling=mixture or a network of one's own, got {value!r}"
+            )
     return Repeated(steps)
 
 

@@ -16,7 +16,7 @@ from glow.bijections.repeated import Repeated
 from glow.bijections.scales import RecordsScales
 from glow.errors import UsageError, check_choice, looks_at_values
 from glow.fused.function import INPUTS_EVERY, FusedSteps, Kernels, Settings, inverse_of
-from glow.fused.products import first_weight, last_weight, middle_weight
+from glow.fused.products import Space, first_weight, last_weight, middle_weight, use_triton
 from glow.fused.steps import Steps
 from glow.networks import ConvNet
 
@@ -31,9 +31,12 @@ class FusedLevel(Repeated, RecordsScales):
         steps: K of them, which ``supports`` accepts, alike but for their parameters; the first one is taken over.
         recompute: what the backward pass computes again instead of keeping it: ``none``; ``step``, the
             coupling networks and every other step's input; ``reversible``, everything from the output.
+        kernels: what computes the coupling networks on a GPU, in other dtypes than float64: ``torch``, or ``triton`` where
+            that does more at once (``glow.fused.kernels``). Elsewhere torch does.
 
     Raises:
-        UsageError: no steps, steps that differ, or that are not supported, or an unknown ``recompute``.
+        UsageError: no steps, steps that differ, or that are not supported, an unknown ``recompute`` or ``kernels``; when
+            evaluated on a GPU, ``triton`` without Triton.
     """
 
     compiles = True
@@ -41,15 +44,16 @@ class FusedLevel(Repeated, RecordsScales):
     _inverse: tuple[Tensor, Tensor] | None = None
     """The stacked matrices (K, C, C) and their inverses, see ``_inverses``."""
 
-    def __init__(self, steps: Sequence[Bijection], recompute: str = "none") -> None:
+    def __init__(self, steps: Sequence[Bijection], recompute: str = "none", kernels: str = "torch") -> None:
         super().__init__(steps)
         check_choice("recompute", recompute, INPUTS_EVERY)
+        check_choice("kernels", kernels, ("torch", "triton"))
         if not self.supports(steps[0]):
             raise UsageError(
                 "a FusedLevel takes steps of ActNorm, 1x1 convolution or permutation, and a coupling with a ConvNet: "
                 "affine with scale='sigmoid', or additive; not swapped"
             )
-        self.recompute = recompute
+        self.recompute, self.kernels = recompute, kernels
         self._compiled: Kernels | None = None
         self._sizes: dict[str, torch.Size] = {}
 
@@ -104,7 +108,8 @@ class FusedLevel(Repeated, RecordsScales):
     def _fused_forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         b, c, h, w = x.shape
         steps, log_det = self._parameters_for(x, context)
-        settings = Settings((b, h, w), self._min_scale, self.recompute, self._kernels_for("forward", x))
+        space = Space(b, h, w, self.kernels == "triton" and use_triton(steps.w1))
+        settings = Settings(space, self._min_scale, self.recompute, self._kernels_for("forward", x))
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
         z, log_scales, extremes = FusedSteps.apply(rows, settings, self.recorder is not None, *steps)
         if self.recorder is not None and extremes is not None:
@@ -118,11 +123,13 @@ class FusedLevel(Repeated, RecordsScales):
         steps, log_det = self._parameters_for(z, context)
         rows = z.permute(0, 2, 3, 1).reshape(-1, c)
         log_scales = rows.new_zeros(len(rows), c - steps.conditioning)
+        by_autograd = torch.is_grad_enabled()  # which knows nothing of Triton's kernels
+        space = Space(b, h, w, self.kernels == "triton" and not by_autograd and use_triton(steps.w1))
         with ieee_precision(z.device):
             inverses = self._inverses(steps.matrix)
             step_back = self._kernels_for("inverse", z).inverse
             for p, inverse in zip(reversed(steps.unbind()), reversed(inverses.unbind()), strict=True):
-                rows, log_scales = step_back(rows, log_scales, p, inverse, (b, h, w), self._min_scale)
+                rows, log_scales = step_back(rows, log_scales, p, inverse, space, self._min_scale)
         x = rows.view(b, h, w, c).permute(0, 3, 1, 2)
         return x, sum_event(log_scales.view(b, -1)) - log_det * h * w
 

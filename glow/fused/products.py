@@ -1,15 +1,27 @@
 """Convolutions of images as rows of channels, (N, c) with N = B H W: matrix products where these are faster."""
 
+from types import ModuleType
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Space = tuple[int, int, int]  # B, H, W
+from glow.errors import UsageError
+
+
+class Space(NamedTuple):
+    """The images whose pixels are the rows, and whether products of these are Triton's (see ``kernels``) or torch's."""
+
+    batch: int
+    height: int
+    width: int
+    triton: bool = False
 
 
 def padded(columns: int) -> int:
-    """Rows of a multiple of 16 bytes, which matrix units want, in every dtype."""
-    return -(-columns // 8) * 8
+    """A multiple of 16, with which the rows of a matrix begin where matrix units and Triton's vectors of any dtype want."""
+    return -(-columns // 16) * 16
 
 
 def im2col(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False) -> Tensor:
@@ -18,7 +30,9 @@ def im2col(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False)
     In order (dy, dx, c), zero outside of the image. ``ones`` sets column 9c to one: with it, the gradient of a
     weight holds that of the bias.
     """
-    b, h, w = space
+    b, h, w, triton = space
+    if triton:
+        return kernels().im2col(parts[0], parts[1] if len(parts) > 1 else None, h, w, dtype, ones)
     c = sum(part.shape[1] for part in parts)
     image = parts[0].new_zeros(b, h + 2, w + 2, c, dtype=dtype)
     start = 0
@@ -36,7 +50,7 @@ def im2col(*parts: Tensor, space: Space, dtype: torch.dtype, ones: bool = False)
 
 def as_image(rows: Tensor, space: Space) -> Tensor:
     """(N, c) -> (B, c, H, W) in channels_last."""
-    return rows.contiguous().view(*space, -1).permute(0, 3, 1, 2)
+    return rows.contiguous().view(*space[:3], -1).permute(0, 3, 1, 2)
 
 
 def as_rows(image: Tensor) -> Tensor:
@@ -47,6 +61,29 @@ def as_rows(image: Tensor) -> Tensor:
 def use_convolution(x: Tensor) -> bool:
     """Whether a coupling network is faster as convolutions on that device, in that dtype; else it is matrix products."""
     return x.device.type == "cpu" and has_fast_kernels(x.dtype)
+
+
+def use_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels compute on that device, in that dtype.
+
+    Raises:
+        UsageError: on a GPU, where Triton is not installed.
+    """
+    on_gpu = x.device.type == "cuda"
+    try:
+        interpreted = kernels().INTERPRETED.value
+    except ImportError:
+        if on_gpu:
+            raise UsageError("kernels='triton' needs Triton, which is not installed") from None
+        return False
+    return bool(on_gpu or interpreted) and x.dtype != torch.float64
+
+
+def kernels() -> ModuleType:
+    """``glow.fused.kernels``, which needs Triton."""
+    import glow.fused.kernels as module
+
+    return module
 
 
 def first_weight(weight: Tensor) -> Tensor:
@@ -76,7 +113,9 @@ def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space, shift: Te
     ``shift`` broadcasts to (B, H W, width) and is added before the relu.
     """
     alone = shift is None  # in one kernel then
-    if weight.dim() == 2:
+    if weight.dim() == 2 and space.triton:
+        y = kernels().product(x, weight, bias, alone, None, space.height, space.width)
+    elif weight.dim() == 2:
         y = linear(im2col(x, space=space, dtype=weight.dtype, ones=True), weight, bias, relu=alone)
     else:
         y = convolution(x.to(weight.dtype), weight, bias, space, relu=alone)
@@ -88,7 +127,7 @@ def first_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space, shift: Te
 
 
 def first_layer_backward(g: Tensor, x: Tensor, weight: Tensor, space: Space) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of that convolution (without relu) for g (N, width): of x (N, c), weight and bias (width,)."""
+    """Gradients of that convolution without its relu for g (N, width): of x (N, c), weight and bias (width,)."""
     if weight.dim() == 2:
         c = x.shape[1]
         g_weight = g.T @ im2col(x, space=space, dtype=g.dtype, ones=True)
@@ -106,10 +145,11 @@ def middle_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tenso
 def middle_layer_backward(
     g: Tensor, x: Tensor, weight: Tensor, space: Space
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of that convolution (without relu) for g (N, out): of x (N, in), weight and bias (out,)."""
+    """Gradients of that convolution without its relu for g (N, out): of what x (N, in) is the relu of, weight and bias (out,)."""
     if weight.dim() == 2:
-        return linear(g, weight.T), g.T @ x, g.sum(0)
-    return convolution_backward(g, x, weight, space)
+        return linear_where(x, g, weight.T, space), g.T @ x, g.sum(0)
+    g_x, g_weight, g_bias = convolution_backward(g, x, weight, space)
+    return relu_backward(g_x, x), g_weight, g_bias
 
 
 def last_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
@@ -124,13 +164,15 @@ def last_layer(x: Tensor, weight: Tensor, bias: Tensor, space: Space) -> Tensor:
 def last_layer_backward(
     *parts: Tensor, x: Tensor, weight: Tensor, space: Space
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of that convolution for g (N, c), given in one part or more: of x (N, width), weight and bias (c,)."""
+    """Gradients of that convolution for g (N, c), given in one part or two: of what x (N, width) is the relu of, weight and
+    bias (c,)."""
     if weight.dim() == 2:
         c = sum(part.shape[1] for part in parts)
         g_columns = im2col(*parts, space=space, dtype=x.dtype)
         g_bias = g_columns[:, 4 * c : 5 * c].sum(0, dtype=parts[0].dtype)  # the middle of the neighbourhood
-        return linear(g_columns, weight), x.T @ g_columns, g_bias
-    return convolution_backward(torch.cat(parts, dim=1).to(x.dtype), x, weight, space)
+        return linear_where(x, g_columns, weight, space), x.T @ g_columns, g_bias
+    g_x, g_weight, g_bias = convolution_backward(torch.cat(parts, dim=1).to(x.dtype), x, weight, space)
+    return relu_backward(g_x, x), g_weight, g_bias
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, space: Space, relu: bool = False) -> Tensor:
@@ -157,7 +199,9 @@ def _channels_last(kernels: Tensor) -> Tensor:
 
 def col2im(a: Tensor, weight: Tensor, space: Space, c: int) -> Tensor:
     """The transpose of ``x -> im2col(x) @ weight.T``: (N, width), (width, padded(9 c)) -> (N, c)."""
-    b, h, w = space
+    b, h, w, triton = space
+    if triton:
+        return kernels().col2im(a @ weight, h, w, c)
     spread = F.pad((a @ weight).view(b, h, w, -1), (0, 0, 1, 1, 1, 1))
     total = a.new_zeros(b, h, w, c, dtype=torch.promote_types(a.dtype, torch.float32))
     for dy in range(3):
@@ -188,6 +232,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tenso
 
 _one_kernel = torch.library.custom_op("glow::linear", _linear, mutates_args=())  # compilers leave it alone
 _one_kernel.register_fake(lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0]))
+
+
+def linear_where(a: Tensor, g: Tensor, weight: Tensor, space: Space) -> Tensor:
+    """g W^T where the rectified ``a`` is above zero, and zero elsewhere."""
+    if space.triton:
+        return kernels().product(g, weight, None, False, a, 0, 0)
+    return relu_backward(linear(g, weight), a)
 
 
 def has_fast_kernels(dtype: torch.dtype) -> bool:

@@ -30,7 +30,6 @@ from glow.fused.products import (
     last_layer_backward,
     middle_layer,
     middle_layer_backward,
-    relu_backward,
 )
 
 
@@ -173,9 +172,9 @@ def backward_step(
         g_raw = torch.addcmul(g_total, g2, z2).mul_(slope)
         g2 *= scale
         g_h = [g2, g_raw]
+    # Gradients of hidden layers are those before their relu.
     g_a2, g_w3, g_b3 = last_layer_backward(*g_h, x=a2, weight=p.w3, space=space)
-    g_a1, g_w2, g_b2 = middle_layer_backward(relu_backward(g_a2, a2), a1, p.w2, space)
-    g_a1 = relu_backward(g_a1, a1)
+    g_a1, g_w2, g_b2 = middle_layer_backward(g_a2, a1, p.w2, space)
     g_x1, g_w1, g_b1 = first_layer_backward(g_a1, z1, p.w1, space)
     shifts = shift_gradients(p, space, g_a1, g_h)
     g1 += g_x1

@@ -28,6 +28,7 @@ CHANGEABLE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.strategy",
     "trainer.devices", "trainer.num_nodes", "trainer.enable_progress_bar", "trainer.profiler", "callbacks.progress",
     "callbacks.estimate", "callbacks.pictures", "dataset.cache", "compile", "resilience", "model.recompute",
+    "model.kernels",
 )  # fmt: skip
 """Settings that a continued run may have changed: how long, where, on what and how it runs. Besides these, the paths
 that follow the run's folder, and ``dataset.root`` where it only says where a known dataset lies."""

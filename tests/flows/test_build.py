@@ -101,6 +101,8 @@ class TestNetworksOfOnesOwn:
             UsageError, match="recompute must be none with coupling=mixture or a network of one's own"
         ):
             Glow((1, 8, 8), levels=1, depth=1, network=Net, recompute="step")
+        with pytest.raises(UsageError, match="kernels must be torch with coupling=mixture .* got 'triton'"):
+            Glow((1, 8, 8), levels=1, depth=1, coupling="mixture", kernels="triton")
 
 
 class TestBuild:

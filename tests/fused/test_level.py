@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glow.flows import Glow
 from glow.fused import FusedLevel, products, unfused
-from glow.fused.products import col2im, im2col
+from glow.fused.products import Space, col2im, im2col
 
 from .levels import CHANNELS, COUPLINGS, MIXINGS, conditioned_level, everything, images, level
 
@@ -153,13 +153,13 @@ def test_columns_and_their_transpose_are_a_convolution_and_its_transpose() -> No
     kernel = torch.randn(width, c, 3, 3, dtype=torch.float64)
     rows = x.permute(0, 2, 3, 1).reshape(-1, c)
     matrix = torch.nn.functional.pad(kernel.permute(0, 2, 3, 1).flatten(1), (0, 5))
-    found = im2col(rows[:, :1], rows[:, 1:], space=(b, h, w), dtype=x.dtype) @ matrix.T
+    found = im2col(rows[:, :1], rows[:, 1:], space=Space(b, h, w), dtype=x.dtype) @ matrix.T
     expected = torch.nn.functional.conv2d(x, kernel, padding=1)
     torch.testing.assert_close(found, expected.permute(0, 2, 3, 1).reshape(-1, width))
     y = torch.randn_like(expected)
     transposed = torch.nn.functional.conv_transpose2d(y, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, c)
     y_rows = y.permute(0, 2, 3, 1).reshape(-1, width)
-    torch.testing.assert_close(col2im(y_rows, matrix, (b, h, w), c), transposed)
+    torch.testing.assert_close(col2im(y_rows, matrix, Space(b, h, w), c), transposed)
 
 
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])

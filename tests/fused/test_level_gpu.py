@@ -12,11 +12,11 @@ from glow.fused import unfused
 pytestmark = pytest.mark.gpu
 
 
-def flow(device: torch.device, recompute: str = "none") -> Any:
+def flow(device: torch.device, recompute: str = "none", kernels: str = "torch") -> Any:
     """On the CPU; smaller where the test is only tried out there."""
     torch.manual_seed(0)
     depth, width = (4, 64) if device.type == "cuda" else (2, 8)
-    made = Glow((3, 16, 16), depth=depth, width=width, recompute=recompute)
+    made = Glow((3, 16, 16), depth=depth, width=width, recompute=recompute, kernels=kernels)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -33,11 +33,14 @@ def step(flow: Any, x: Tensor, noise: Tensor, low: bool = False) -> list[Tensor]
 
 
 @pytest.mark.parametrize("recompute", ["none", "step", "reversible"])
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_equals_the_cpu_in_float64_unfused(recompute: str, compiled: bool, device: torch.device) -> None:
+def test_equals_the_cpu_in_float64_unfused(
+    recompute: str, compiled: bool, kernels: str, device: torch.device
+) -> None:
     if compiled and device.type == "cpu":
         pytest.skip("compiling for a CPU takes minutes")
-    made = flow(device, recompute).to(device)
+    made = flow(device, recompute, kernels).to(device)
     x = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8)
     noise = torch.rand(x.shape)
     reference = flow(device).double()
@@ -49,8 +52,9 @@ def test_equals_the_cpu_in_float64_unfused(recompute: str, compiled: bool, devic
         assert (a.cpu().double() - b).norm() / b.norm() < 1e-3
 
 
-def test_bf16_is_close_and_samples_survive_a_round_trip(device: torch.device) -> None:
-    made = flow(device).to(device)
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_bf16_is_close_and_samples_survive_a_round_trip(kernels: str, device: torch.device) -> None:
+    made = flow(device, kernels=kernels).to(device)
     x = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, device=device)
     noise = torch.rand(x.shape, device=device)
     exact, low = step(made, x, noise), step(made, x, noise, low=True)

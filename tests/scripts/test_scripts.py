@@ -83,6 +83,30 @@ def test_a_row_of_the_gpu_report_has_a_limit(tmp_path: Path, monkeypatch: pytest
     assert [row["failed"] for row in report.rows] == ["TimeoutError: no time left"] * 2
 
 
+def test_layers_of_the_gpu_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ways of each, of which the kernels run in Triton's interpreter; without it the rows say what they need."""
+    kernels = pytest.importorskip("glow.fused.kernels")
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module, device = importlib.import_module("gpu_layers"), torch.device("cpu")
+    calls = module.layers(2, 3, 4, 16, device)
+    assert "left out" in module.measure(calls["columns"], device, False)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    try:
+        importlib.reload(kernels)
+        blocks = dict(kernels.BLOCKS)
+        for name, ways in calls.items():
+            row = module.measure(ways, device, name in module.PRODUCTS)
+            assert len(row) == len(ways) + 2 * (name in module.PRODUCTS)
+            expected = ways[0]().float()
+            for way in ways[1:]:
+                found = way().float()[:, : expected.shape[1]]  # outputs of a convolution are padded
+                assert (found - expected).norm() < 0.02 * expected.norm(), name
+        assert blocks == kernels.BLOCKS
+    finally:
+        monkeypatch.delenv("TRITON_INTERPRET")
+        importlib.reload(kernels)
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 def test_yardstick(tmp_path: Path, fake_mnist: Path) -> None:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from glow.data import Toy
 from glow.errors import NonFiniteError, UsageError, without_looking_at_values
-from glow.fused import products
+from glow.fused import level, products
 from glow.resilience import NonFiniteGuard
 from glow.training import EMA, MaximumLikelihood, Muon, graphs, replay, warmup
 from glow.training.graphs import WholeStep, obstacle, update_where
@@ -69,6 +69,7 @@ def without_values(module: MaximumLikelihood, device: str) -> list[Tensor]:
         ({"gaussianize": False, "noise_width": 0, "position": False, "recompute": "step"}, "adamax", True),
         ({"coupling": "additive", "permutation": "shuffle", "depth": 2, "recompute": "step"}, "adam", False),
         ({"recompute": "reversible"}, "adamw", True),
+        ({"kernels": "triton"}, "muon", True),
     ],
 )
 def test_a_step_is_work_of_the_device_alone(
@@ -79,6 +80,7 @@ def test_a_step_is_work_of_the_device_alone(
         optim = import_module(f"torch.optim.{kind}")
         monkeypatch.setattr(optim, "_get_capturable_supported_devices", lambda **_: ["cpu"])
     monkeypatch.setattr(products, "use_convolution", lambda x: False)  # the GPU's way
+    monkeypatch.setattr(level, "use_triton", lambda x: True)
     module = MaximumLikelihood(None, OPTIMIZERS[optimizer], model={**SMALL, **changed})
     with FakeTensorMode(allow_non_fake_inputs=True):
         noise, *batch = without_values(module, "cpu")

@@ -89,6 +89,7 @@ def glow(optimizer: Any, graphs: bool = False, **changed: Any) -> MaximumLikelih
         ("muon", {"precision": "64-true"}, {}),
         ("muon", {}, {"recompute": "step"}),
         ("muon", {}, {"recompute": "reversible"}),
+        ("muon", {"precision": "bf16-mixed"}, {"kernels": "triton"}),
         ("adamax", {}, {"coupling": "mixture"}),
     ],
 )
