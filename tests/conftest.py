@@ -6,13 +6,14 @@ import hashlib
 import os
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra._internal.config_repository import ConfigRepository
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -31,6 +32,22 @@ os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the commands that tests start
 def _deterministic() -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configurations_are_parsed_once() -> Iterator[None]:
+    """Hydra parses all files of ``conf`` for every command; no test changes them. Copies, since Hydra writes into them."""
+    parse, parsed = ConfigRepository.load_config, dict[Any, bytes]()
+
+    def load_config(self: ConfigRepository, config_path: str) -> Any:
+        key = config_path, *(source.path for source in self.sources)
+        if key not in parsed:
+            parsed[key] = pickle.dumps(parse(self, config_path))
+        return pickle.loads(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", load_config)
+        yield
 
 
 @pytest.fixture
