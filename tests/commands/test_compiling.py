@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training.stand_in import count_captures
+from training.stand_in import WHERE, count_captures, device_of
 
 from glow.bijections import guided
 from glow.checkpoint import read_model
@@ -34,10 +34,10 @@ class Graphs:
         return Session.open(compose("sample", ["compile=graph", self.device, *overrides]))
 
 
-@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(params=WHERE)
 def graphs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """A stand-in on a CPU; CUDA graphs in tests marked ``gpu``."""
-    device = "cpu" if request.param == "cpu" else request.getfixturevalue("device").type
+    device = device_of(request, request.param)
     return Graphs(device, count_captures(monkeypatch, device))
 
 
@@ -92,7 +92,7 @@ def test_figures_are_the_same(tiny_run: Path, tmp_path: Path, graphs: Graphs) ->
             "diagnostics=false",
         )  # fmt: skip
         found.append([[float(row[kind]) for row in rows(tmp_path / setting)] for kind in ("raw", "ema")])
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
     assert (np.array(found[0][0]) != np.array(found[0][1])).all()
     assert len(graphs.captures) == 4, "of each kind of weights and each size"
 
@@ -106,7 +106,8 @@ def test_replays_take_the_weights_of_the_moment(graphs: Graphs) -> None:
     noise, replayed = torch.rand(4, 1, 8, 8, device=device), Replayed(flow)
     with torch.no_grad():
         for _ in range(6):
-            torch.testing.assert_close(replayed.log_prob(x, None, noise), flow.log_prob(x, None, noise))
+            found, expected = replayed.log_prob(x, None, noise), flow.log_prob(x, None, noise)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
             for parameter in flow.parameters():
                 parameter.data.copy_(parameter + 0.01 * torch.randn_like(parameter))
     assert len(graphs.captures) == 1
@@ -127,7 +128,9 @@ def test_what_cannot_be_replayed_is_done_with_a_sentence(tiny_run: Path, graphs:
     session = Session(cfg, saved, FFJORD((2,), hidden=8).to(device).eval(), graphs=True)
     with pytest.warns(UserWarning, match=r"compile=graph: it needs the host \(.*launched kernel by kernel"):
         drawn = draw_of(session, 10, None, 1.0, 0.0).images
-    assert torch.equal(drawn, draw_of(Session(cfg, saved, session.density), 10, None, 1.0, 0.0).images)
+    torch.testing.assert_close(
+        drawn, draw_of(Session(cfg, saved, session.density), 10, None, 1.0, 0.0).images
+    )
     pixels = PixelCNN((1, 4, 4), 17, width=8, layers=2).to(device).eval()
     with pytest.warns(UserWarning, match="decoding of latents are replayed; sampling goes on without graphs"):
         draw_of(Session(cfg, saved, pixels, graphs=True), 2, None, 1.0, 0.0)

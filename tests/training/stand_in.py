@@ -1,7 +1,7 @@
 """Graphs in tests: on a CPU a stand-in, which minds as a GPU does where the host looks at values."""
 
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -27,8 +27,10 @@ class NoCopies(TorchDispatchMode):
 class NoLooks(TorchDispatchMode):
     """Raises where the host looks at a value, or a shape depends on one."""
 
+    tags: ClassVar[set[torch.Tag]] = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+        if self.tags & set(func.tags) or func is torch.ops.aten._linalg_check_errors.default:
             raise RuntimeError(f"{func} looks at a value")
         return func(*args, **(kwargs or {}))
 
@@ -38,6 +40,15 @@ class Strict(Rerun):
 
     def waiting_is_an_error(self) -> NoLooks:
         return NoLooks()
+
+
+WHERE = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+"""For tests of both; see ``device_of``."""
+
+
+def device_of(request: pytest.FixtureRequest, where: str) -> str:
+    """``cpu``, or the device of tests marked ``gpu``."""
+    return "cpu" if where == "cpu" else str(request.getfixturevalue("device").type)
 
 
 def count_captures(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[Any]:

@@ -20,7 +20,7 @@ from glow.training.graphs import obstacle, update_where
 from glow.training.replay import Rerun
 
 from .small import REALNVP, SMALL, digits, fit, of_points
-from .stand_in import capturable_on_a_cpu, count_captures
+from .stand_in import WHERE, capturable_on_a_cpu, count_captures, device_of
 
 
 @pytest.fixture
@@ -97,16 +97,21 @@ def test_replayed_steps_train_as_others_do(stand_in: None, images: bool, options
     assert group["capturable"] is False
 
 
-def test_validation_and_test_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", WHERE)
+def test_validation_and_test_are_replayed(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Validation with averaged weights, which are swapped with the others in place, and in batches of two sizes."""
-    captures, figures = count_captures(monkeypatch, "cpu"), []
+    device = device_of(request, where)
+    captures, figures = count_captures(monkeypatch, device), []
     for module in (made(False), made(True)):
         points = data(False, val_size=290, test_size=290)
-        trainer = fit(module, EMA(), data=points, max_epochs=2, limit_train_batches=1)
+        on = {"accelerator": "gpu" if device == "cuda" else device}
+        trainer = fit(module, EMA(), data=points, max_epochs=2, limit_train_batches=1, **on)
         validated = trainer.callback_metrics["val/nll"].item()
         [tested] = trainer.test(module, points, verbose=False)
         figures.append([validated, tested["test/nll"]])
-    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
     assert len(captures) == 3
     assert module.replayed_loss is None
 
