@@ -73,8 +73,9 @@ class FusedLevel(Repeated, RecordsScales):
     def compile(self, **options: Any) -> None:
         """Compile the computation of one step with ``torch.compile`` (whose options these are).
 
-        It is compiled for the size of the first batch that is trained on, or in evaluation mode that is evaluated, and of
-        the first that is inverted; other sizes run as before. Raises the process's limit of compiled versions of a function, of which every level needs one.
+        It is compiled for the size of the first batch that is trained on, or evaluated if that is the mode at this call, and
+        of the first that is inverted; other sizes run as before. Raises the process's limit of compiled versions of a
+        function, of which every level needs one.
         """
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         self._compiled = Kernels(*(torch.compile(kernel, dynamic=False, **options) for kernel in Kernels()))
