@@ -13,7 +13,7 @@ from glow.evaluation.bits import bits_per_dim
 from glow.flows import Glow
 from glow.fused import unfused
 from glow.training.graphs import WholeStep
-from glow.training.replay import Replays, Rerun
+from glow.training.replay import Replayed, Replays, Rerun
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"image": (3, 8, 8), "levels": 2, "depth": 2, "width": 8, "batch": 4},
@@ -54,33 +54,28 @@ class Graphed(Contender):
     """A contender of ours whose work is replayed: as CUDA graphs, or done again on a CPU."""
 
     def __post_init__(self) -> None:
-        self.replays: dict[str, Replays] = {}
+        self.works: dict[str, Callable[[], Any]] = {}
 
     def run(self, what: str, device: torch.device) -> None:
         self.model.train(what == "train")
-        backend = None if device.type == "cuda" else Rerun()
-        low = torch.autocast(device.type, torch.bfloat16, enabled=self.low, cache_enabled=False)
+        low = torch.autocast(device.type, torch.bfloat16, enabled=self.low)
         with low, torch.set_grad_enabled(what == "train"):
-            if what not in self.replays:
-                self.replays[what] = Replays(self.work(what), backend)
-            if what == "train":
-                self.step.set_rates()
-                self.replays[what](None, torch.empty(1, device=device))
-            elif what == "log-prob":
-                self.replays[what]()
-            else:
-                latents = self.model.sample_latents(self.sample())
-                self.model.dequantization.quantize(self.replays[what](*latents)[0])
+            if what not in self.works:
+                self.works[what] = self.work(what, device)
+            self.works[what]()
 
-    def work(self, what: str) -> Callable[..., tuple[Tensor, ...]]:
+    def work(self, what: str, device: torch.device) -> Callable[[], Any]:
+        model, backend = self.model, None if device.type == "cuda" else Rerun()
         if what == "log-prob":
-            return lambda: (self.loss(),)
+            return Replays(lambda: (self.loss(),), backend)
         if what == "sample":
-            return lambda *latents: (self.model.generate(latents),)
-        optimizer = self.optimizer or torch.optim.Adamax(self.model.parameters(), lr=1e-4)
-        whole = SimpleNamespace(parameters=self.model.parameters, loss=lambda batch, noise: self.loss()[None])
-        self.step = WholeStep(whole, optimizer, on_nonfinite="stop")
-        return self.step
+            generate, quantize = Replayed(model, backend).generate, model.dequantization.quantize
+            return lambda: quantize(generate(model.sample_latents(self.sample())))
+        optimizer = self.optimizer or torch.optim.Adamax(model.parameters(), lr=1e-4)
+        whole = SimpleNamespace(parameters=model.parameters, loss=lambda batch, noise: self.loss()[None])
+        step = WholeStep(whole, optimizer, on_nonfinite="stop")
+        replays, batch = Replays(step, backend), torch.empty(1, device=device)
+        return lambda: (step.set_rates(), replays(None, batch))
 
 
 def graphed(contender: Contender, images: int = 0) -> Graphed:

@@ -25,6 +25,7 @@ def draw_completions(session: Session) -> dict[str, Any]:
     from glow.evaluation.completion import trace_picture  # slow to import
     from glow.evaluation.masks import parse_mask
 
+    session.without_graphs("mode=complete")
     cfg, density = session.cfg, session.density
     temperature = one_temperature(session, 1.0)
     x, y = images(session, [0])

@@ -105,7 +105,7 @@ def losses(session: Session, flow: Distribution, data: Loaded, what: str, draws:
     with tqdm(total=len(data.x), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
         log_probs = evaluate_log_probs(
             flow, batches, split=data.split, seed=session.seed, draws=draws or session.cfg.draws, bound=session.cfg.bound,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=lambda done: bar.update(done - bar.n), log_prob=session.replayed(flow).log_prob,
         )  # fmt: skip
     return in_unit(-log_probs, flow)
 
@@ -119,8 +119,7 @@ def measure_bits(session: Session, report: dict[str, Any]) -> dict[str, Tensor]:
     )
     for kind in [cfg.weights] if cfg.weights else sorted(saved.weights):
         start = time.monotonic()
-        same = kind == session.weights
-        flow = session.density if same else saved.flow(kind, session.classes).to(session.density.device)
+        flow = session.density if kind == session.weights else session.made(kind)
         values[kind] = losses(session, flow, data, f"{kind} weights")
         report["weights"][kind] = mean_and_error(values[kind])
         report["weights"][kind]["examples_per_s"] = round(len(data.x) / (time.monotonic() - start), 1)

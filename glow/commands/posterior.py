@@ -76,6 +76,7 @@ def measure_c2st(session: Session, report: dict[str, Any]) -> None:
     """
     from glow.evaluation.c2st import c2st  # slow to import
 
+    session.without_graphs("c2st")
     flow, data = session.density, session.data
     n, start = session.cfg.samples or SAMPLES, time.monotonic()
     assert data.y is not None

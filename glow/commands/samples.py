@@ -96,6 +96,7 @@ def draw(
     draws in order, and may raise."""
     source = session.generator("samples")
     if isinstance(session.density, PixelByPixel):
+        session.without_graphs("sampling")
         images = session.density.sample(
             n, temperature=temperature, generator=source, progress=lambda *_: check()
         )
@@ -104,6 +105,7 @@ def draw(
         latents = session.density.sample_latents(n, temperature=temperature, generator=source)
         with guided(session.density, guidance):
             return session.decode(latents, y, f"samples at {temperature:g}")
+    session.without_graphs("sampling")
     return Decoded(session.density.sample(n, temperature=temperature, generator=source).cpu(), [], [])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from omegaconf import DictConfig
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glow.checkpoint import Classes, SavedModel, read_model, resolve
+from glow.commands.compiling import compile_steps
 from glow.commands.inputs import choose_device, make_folder
 from glow.commands.loading import SPLITS, Loaded, load, open_data
 from glow.commands.sources import (
@@ -35,6 +36,11 @@ from glow.flows.flow import Flow
 from glow.seeds import generator
 from glow.weights import card, is_shipped
 
+if TYPE_CHECKING:
+    from glow.training.replay import Replayed
+
+Model = TypeVar("Model", bound=Distribution)
+
 
 @dataclass
 class Session:
@@ -45,6 +51,8 @@ class Session:
     density: Distribution
     classes: Classes = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    graphs: bool = False
+    """Whether batches are replayed as CUDA graphs."""
 
     SHOWN: ClassVar[int] = 8
     """So many signals at most are in a picture."""
@@ -63,7 +71,12 @@ class Session:
         classes = named_classes(cfg, "model")
         flow = saved.flow(cfg.weights, classes).to(device)
         print(f"{saved.path}, {saved.steps:,} steps, on {device}", flush=True)
-        return cls(cfg, saved, flow, classes)
+        session = cls(cfg, saved, flow, classes)
+        if compile_steps(flow, cfg.get("compile", False)):
+            from glow.training.replay import no_gpu, possible  # slow to import
+
+            session.graphs = possible(no_gpu(device), "the command")
+        return session
 
     @property
     def weights(self) -> str:
@@ -158,7 +171,8 @@ class Session:
     def decode(self, latents: Sequence[Tensor], y: Tensor | None, what: str = "samples") -> Decoded:
         """With a bar if it takes long; warns of what is wrong with the images."""
         with tqdm(total=len(latents[0]), desc=what, delay=2, disable=not sys.stderr.isatty()) as bar:
-            decoded = decode(self.flow, latents, y, self.cfg.batch_size, bar.update)
+            generate = self.replayed(self.flow).generate
+            decoded = decode(self.flow, latents, y, self.cfg.batch_size, bar.update, generate)
         for fault, indices, advice in (
             ("values that are not finite", decoded.not_finite,
              "; drawn black. A lower temperature or training with model.min_scale=0.1 helps"),
@@ -170,6 +184,27 @@ class Session:
                     f"warning: {len(indices)} of {len(decoded.images)} {what} have {fault}: {first}{advice}"
                 )
         return decoded
+
+    def made(self, weights: str) -> Distribution:
+        """The model once more, with other weights."""
+        model = self.saved.flow(weights, self.classes).to(self.density.device)
+        compile_steps(model, self.cfg.compile)
+        return model
+
+    def replayed(self, model: Model) -> "Model | Replayed":
+        """What has the model's ``generate`` and ``log_prob``, for many batches of the same weights and guidance."""
+        if not self.graphs:
+            return model
+        from glow.training.replay import Replayed  # slow to import
+
+        return Replayed(model)
+
+    def without_graphs(self, what: str) -> None:
+        """Warn of what is not replayed, where that was asked for."""
+        if self.graphs:
+            from glow.training.replay import possible  # slow to import
+
+            possible("only densities and the decoding of latents are replayed", what)
 
     def make_folder(self, default: str) -> None:
         """Choose where to write: ``out``, or a folder inside the run's."""

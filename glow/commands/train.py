@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from glow.commands.allocator import keep_freed_memory
 from glow.commands.build import lightning_errors, make, make_model, make_trainer
+from glow.commands.compiling import compile_steps
 from glow.commands.quiet import quiet_lightning
 from glow.commands.report import (
     check_precision,
@@ -52,10 +53,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data = make("dataset", cfg.dataset, seed=cfg.seed)
     flow = make_model(cfg.model)
     check_observed(flow, data)
-    if cfg.compile not in (False, True, "graph"):
-        raise UsageError(f"compile must be false, true or graph, got {cfg.compile!r}")
-    if cfg.compile is True:
-        flow.compile()
+    graphs = compile_steps(flow, cfg.compile)
     objective = make("objective", cfg.objective)
     optimizer, schedule = make("optimizer", cfg.optimizer), None
     if cfg.schedule is not None and "_target_" in cfg.schedule:  # schedule=none is a group without settings
@@ -63,7 +61,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     module = objective(
         flow, optimizer, schedule, model=values["model"], dataset=values["dataset"], seed=cfg.seed
     )
-    module.graphs = cfg.compile == "graph"
+    module.graphs = graphs
     trainer = make_trainer(cfg)
     check_precision(trainer)
 

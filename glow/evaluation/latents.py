@@ -33,6 +33,7 @@ def decode(
     y: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
+    generate: Callable[..., Tensor] | None = None,
 ) -> Decoded:
     """Decode latents in batches, whose size is halved whenever memory does not suffice.
 
@@ -42,8 +43,9 @@ def decode(
         y: labels (N,) of a class-conditional flow.
         batch_size: to begin with; None for all at once on a GPU, ``CPU_BATCH`` on a CPU.
         progress: called after each batch with its number of images.
+        generate: what is called in the place of ``flow.generate``.
     """
-    n = len(latents[0])
+    n, generate = len(latents[0]), generate or flow.generate
     size = batch_size or (min(n, CPU_BATCH) if flow.device.type == "cpu" else n)
     images: list[Tensor] = []
     finite: list[Tensor] = []
@@ -51,7 +53,7 @@ def decode(
     while done < n:
         part = slice(done, done + size)
         try:
-            x: Tensor | None = flow.generate(
+            x: Tensor | None = generate(
                 [z[part].to(flow.device, flow.dtype) for z in latents],
                 None if y is None else y[part].to(flow.device),
             )

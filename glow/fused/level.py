@@ -56,6 +56,7 @@ class FusedLevel(Repeated, RecordsScales):
         self.recompute, self.kernels = recompute, kernels
         self._compiled: Kernels | None = None
         self._sizes: dict[str, torch.Size] = {}
+        self._for_training = True
 
     @staticmethod
     def supports(step: nn.Module) -> bool:
@@ -76,17 +77,19 @@ class FusedLevel(Repeated, RecordsScales):
     def compile(self, **options: Any) -> None:
         """Compile the computation of one step with ``torch.compile`` (whose options these are).
 
-        It is compiled for the size of the first batch that is trained on, and of the first that is inverted; other sizes
-        run as before. Raises the process's limit of compiled versions of a function, of which every level needs one.
+        It is compiled for the size of the first batch that is trained on, or evaluated if that is the mode at this call, and
+        of the first that is inverted; other sizes run as before. Raises the process's limit of compiled versions of a
+        function, of which every level needs one.
         """
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         self._compiled = Kernels(*(torch.compile(kernel, dynamic=False, **options) for kernel in Kernels()))
-        self._sizes = {}
+        self._sizes, self._for_training = {}, self.training
 
     def _kernels_for(self, direction: str, x: Tensor) -> Kernels:
         if self._compiled is None:
             return Kernels()
-        if direction == "inverse" or (self.training and torch.is_grad_enabled()):
+        trains = self.training and torch.is_grad_enabled()
+        if direction == "inverse" or trains == self._for_training:
             self._sizes.setdefault(direction, x.shape)
         return self._compiled if self._sizes.get(direction) == x.shape else Kernels()
 

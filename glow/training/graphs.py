@@ -1,7 +1,7 @@
 """A whole training step as one CUDA graph: forward, backward and update, launched at once instead of kernel by kernel.
 
 ``compile=graph``. The step is device work only: no value is looked at by the host, nothing is copied between host and device,
-and no shape depends on values (``tests/training/test_graphs.py`` runs it on tensors without values). So a step that is not
+and no shape depends on values (``tests/training/test_without_values.py`` runs it on tensors without values). So a step that is not
 finite is undone by the device, and ``NonFiniteGuard`` hears of it when it asks.
 """
 
@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from glow.resilience.lightning_internals import find_callback
 from glow.resilience.nonfinite import NonFiniteGuard
-from glow.training.replay import Replays
+from glow.training.replay import Replays, no_gpu, possible
 
 
 class Step(NamedTuple):
@@ -58,13 +57,9 @@ class WholeStep:
             rate.fill_(group["lr"])
 
     def __call__(self, noise: Tensor | None, *batch: Tensor) -> Step:
-        device = batch[0].device.type
-        dtype, low = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         self._optimizer.zero_grad(set_to_none=True)
-        # Casts that autocast keeps would be those of the weights at the capture.
-        with torch.autocast(device, dtype, enabled=low, cache_enabled=False):
-            losses = self._module.loss(batch, noise)
-        with torch.autocast(device, enabled=False):
+        losses = self._module.loss(batch, noise)
+        with torch.autocast(batch[0].device.type, enabled=False):
             losses.mean().backward()
             gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -122,8 +117,8 @@ def capturable(optimizer: torch.optim.Optimizer, rates: Sequence[Tensor]) -> Ite
 
 def obstacle(trainer: L.Trainer) -> str | None:
     """Why a run cannot replay its training steps; None if it can."""
-    if trainer.strategy.root_device.type != "cuda":
-        return "CUDA graphs need a GPU"
+    if why := no_gpu(trainer.strategy.root_device):
+        return why
     if not isinstance(trainer.strategy, SingleDeviceStrategy):
         return f"the gradients are shared by {type(trainer.strategy).__name__}, whose hooks run on the host"
     if trainer.accumulate_grad_batches > 1:
@@ -153,12 +148,16 @@ class ReplayedSteps:
     @classmethod
     def of(cls, trainer: L.Trainer, module: Any) -> "ReplayedSteps | None":
         """Those of a run; None, after a warning, if it cannot replay them."""
-        if why := obstacle(trainer):
-            rank_zero_warn(f"compile=graph: {why}; training goes on without graphs")
-            return None
-        return cls(trainer, module)
+        return cls(trainer, module) if possible(obstacle(trainer), "training") else None
 
     def __call__(self, batch: Sequence[Tensor], noise: Tensor | None) -> Step:
         self._step.set_rates()
         self.last = Step(*self._replays(noise, *batch))
         return self.last
+
+
+def replayed_loss(trainer: L.Trainer, module: Any) -> Replays | None:
+    """``module.loss`` as a function of noise and batch, for one pass over data; None if the run cannot replay it."""
+    if obstacle(trainer):
+        return None
+    return Replays(lambda noise, *batch: (module.loss(batch, noise),))

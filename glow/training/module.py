@@ -16,8 +16,9 @@ from glow.evaluation.bits import evaluation_generator
 from glow.flows import build
 from glow.resilience.lightning_internals import logs_this_step
 from glow.seeds import generator
-from glow.training.graphs import ReplayedSteps
+from glow.training.graphs import ReplayedSteps, replayed_loss
 from glow.training.muon import optimizer_of
+from glow.training.replay import Replays
 from glow.training.schedules import scheduled
 
 Batch = tuple[Tensor, ...]
@@ -73,9 +74,11 @@ class DensityModule(L.LightningModule, ABC):
         self.losses = torch.empty(0)
         """The losses (B,) of the last training batch, detached."""
         self.graphs = False
-        """Whether ``fit`` replays its steps as CUDA graphs, where it can; see ``glow.training.graphs``."""
+        """Whether training steps, validation and test are replayed as CUDA graphs, where they can be; see ``glow.training.graphs``."""
         self.replayed: ReplayedSteps | None = None
         """The steps of such a ``fit``."""
+        self.replayed_loss: Replays | None = None
+        """The loss in such a validation or test."""
         self._epoch_has_losses = False
 
     @abstractmethod
@@ -116,6 +119,14 @@ class DensityModule(L.LightningModule, ABC):
 
     def on_train_end(self) -> None:
         self.replayed = None  # which keeps the memory of its graphs
+
+    def on_validation_start(self) -> None:
+        self.replayed_loss = replayed_loss(self.trainer, self) if self.graphs else None
+
+    def on_validation_end(self) -> None:
+        self.replayed_loss = None
+
+    on_test_start, on_test_end = on_validation_start, on_validation_end
 
     def on_train_epoch_start(self) -> None:  # not called when an epoch is resumed
         self.train_mean.reset()
@@ -179,7 +190,8 @@ class DensityModule(L.LightningModule, ABC):
         """The losses (B,) under noise that is the same in every epoch, and in ``evaluate_log_probs``."""
         device_index = self.trainer.global_rank
         source = evaluation_generator(self.flow, split, self.seed, batch_idx, device_index=device_index)
-        return self.loss(batch, self.noise(len(batch[0]), source))
+        noise = self.noise(len(batch[0]), source)
+        return self.replayed_loss(noise, *batch)[0] if self.replayed_loss else self.loss(batch, noise)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | torch.optim.Optimizer:
         if self.optimizer is None:

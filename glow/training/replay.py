@@ -17,6 +17,18 @@ from glow.errors import without_looking_at_values
 Work = Callable[[], tuple[Tensor, ...]]
 
 
+def no_gpu(device: torch.device) -> str | None:
+    """Why functions of tensors on a device cannot be replayed; None if they can."""
+    return None if device.type == "cuda" else "CUDA graphs need a GPU"
+
+
+def possible(obstacle: str | None, what: str) -> bool:
+    """Whether nothing prevents graphs; warns that ``what`` goes on without them."""
+    if obstacle is not None:
+        rank_zero_warn(f"compile=graph: {obstacle}; {what} goes on without graphs")
+    return obstacle is None
+
+
 class CudaGraphs:
     """How functions are run once to warm up, and captured: the lines that only a GPU can run."""
 
@@ -82,7 +94,8 @@ class Rerun:
 class Replays:
     """A function of tensors that is replayed: captured once for every shape of its arguments, after a few calls as it is.
 
-    For more than ``MOST`` shapes, or where it cannot be captured, it is called as it is, after a warning.
+    For more than ``MOST`` shapes, or where it cannot be captured, it is called as it is, after a warning. What it reads beside its
+    arguments must stay in its place. Weights may change there, though not those whose inverses a flow keeps in order to generate.
 
     Args:
         function: takes tensors or None, gives a tuple of tensors.
@@ -108,7 +121,7 @@ class Replays:
             with without_looking_at_values():
                 self._capture(key, inputs)
         if key not in self._captured:
-            return self._warm_up(lambda: self._function(*inputs), last=calls == self.WARM_UP)
+            return self._warm_up(lambda: self._work(inputs), last=calls == self.WARM_UP)
         places, replay = self._captured[key]
         for place, t in zip(places, inputs, strict=True):
             if place is not None and t is not None:
@@ -116,12 +129,23 @@ class Replays:
         with without_looking_at_values():
             return tuple(t.clone() for t in replay())
 
+    def _work(self, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """What the function gives; the casts that autocast keeps would be those of the weights at the capture."""
+        keeps = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return self._function(*inputs)
+        finally:
+            torch.set_autocast_cache_enabled(keeps)
+
     def _warm_up(self, work: Work, last: bool) -> tuple[Tensor, ...]:
         """Do the work. What waits for the device is found the last time, since a capture that fails leaves much behind."""
         if last and not self._given_up:
             try:
                 with without_looking_at_values(), self._backend.waiting_is_an_error():
                     return self._backend.warm_up(work)
+            except torch.OutOfMemoryError:  # the caller may come back with less
+                raise
             except RuntimeError as error:
                 self._give_up(f"it needs the host ({str(error).splitlines()[0]})")
         return self._backend.warm_up(work)
@@ -131,10 +155,33 @@ class Replays:
             return self._give_up(f"batches have more than {self.MOST} shapes")
         places = [None if t is None else t.clone() for t in inputs]
         try:
-            self._captured[key] = places, self._backend.capture(lambda: self._function(*places))
+            self._captured[key] = places, self._backend.capture(lambda: self._work(places))
+        except torch.OutOfMemoryError:
+            self._give_up("the memory does not suffice for a graph beside what is there")
         except RuntimeError as error:
             self._give_up(f"it needs the host ({str(error).splitlines()[0]})")
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
         rank_zero_warn(f"compile=graph: {why}; what is not captured yet is launched kernel by kernel")
+
+
+class Replayed:
+    """``generate`` and ``log_prob`` of a model, replayed; for as long as its weights and its guidance stay as they are.
+
+    Args:
+        model: a ``Distribution`` in evaluation mode.
+        backend: see ``Replays``.
+    """
+
+    def __init__(self, model: Any, backend: Any = None) -> None:
+        self._generate = Replays(lambda y, *latents: (model.generate(latents, y),), backend)
+        self._log_prob = Replays(lambda *inputs: (model.log_prob(*inputs),), backend)
+
+    def generate(self, latents: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
+        """See ``Flow.generate``."""
+        return self._generate(y, *latents)[0]
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """See ``Distribution.log_prob``."""
+        return self._log_prob(x, y, noise)[0]

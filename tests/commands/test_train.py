@@ -259,7 +259,7 @@ class TestSettings:
             (["model.recompute=all"], "recompute='all' is not one of none, step, reversible"),
             (["model.kernels=cuda"], "kernels='cuda' is not one of torch, triton"),
             (["dataset=two_moons", "compile=true"], "only a Glow has steps to compile"),
-            (["compile=graphs"], "compile must be false, true or graph, got 'graphs'"),
+            (["compile=graphs"], "compile must be false, true, graph or both, got 'graphs'"),
             (["schedule.decay=exponential"], "decay='exponential' is not one of none, cosine, linear"),
             (["shift=1"], "shift must be below 1"),
             (["fit.max_epochs=abc"], "trainer: "),

@@ -12,6 +12,10 @@ from glow.training import BothKL, Initialize, MaximumLikelihood, ReverseKL, warm
 GLOW = {"_target_": "glow.flows.Glow", "event_shape": [1, 8, 8], "grey_levels": 17, "depth": 2, "width": 16}
 REALNVP = {"_target_": "glow.flows.RealNVP", "event_shape": [2], "layers": 2, "hidden": 8}
 ENERGY = {"_target_": "glow.data.Toy", "kind": "energy_2", "noise": 0.1}
+SMALL: dict[str, Any] = {  # glow_small's parts
+    "_target_": "glow.flows.Glow", "event_shape": [1, 4, 4], "grey_levels": 17, "depth": 1, "width": 8, "min_scale": 0.1,
+    "gaussianize": True, "noise_width": 4, "position": True, "class_conditional": True, "classes": 10,
+}  # fmt: skip
 ADAMAX = partial(torch.optim.Adamax, lr=2e-3)
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

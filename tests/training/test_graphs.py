@@ -1,8 +1,8 @@
-"""Whole training steps as graphs: without values, and replayed by a stand-in that does the work again."""
+"""Whole training steps as graphs, replayed by a stand-in that does the work again."""
 
 import math
+import warnings
 from functools import partial
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,104 +11,16 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from glow.data import Toy
-from glow.errors import NonFiniteError, UsageError, without_looking_at_values
-from glow.fused import level, products
+from glow.errors import NonFiniteError, UsageError
 from glow.resilience import NonFiniteGuard
-from glow.training import EMA, MaximumLikelihood, Muon, graphs, replay, warmup
-from glow.training.graphs import WholeStep, obstacle, update_where
-from glow.training.muon import optimizer_of
+from glow.training import EMA, MaximumLikelihood, graphs, replay, warmup
+from glow.training.graphs import obstacle, update_where
 from glow.training.replay import Rerun
 
-from .small import REALNVP, digits, fit, of_points
-
-SMALL: dict[str, Any] = {  # glow_small's parts
-    "_target_": "glow.flows.Glow", "event_shape": [1, 4, 4], "grey_levels": 17, "depth": 1, "width": 8, "min_scale": 0.1,
-    "gaussianize": True, "noise_width": 4, "position": True, "class_conditional": True, "classes": 10,
-}  # fmt: skip
-ADAMAX = partial(torch.optim.Adamax, lr=1e-3, capturable=True)
-OPTIMIZERS: dict[str, Any] = {
-    "muon": partial(Muon, lr=1e-2, rest=ADAMAX),
-    "adamax": ADAMAX,
-    "adam": partial(torch.optim.Adam, lr=1e-3, capturable=True),
-    "adamw": partial(torch.optim.AdamW, lr=1e-3, capturable=True),
-}
-
-
-class NoCopies(TorchDispatchMode):
-    """Raises where a tensor goes from one kind of device to another."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        kinds = {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor) and t.dim()}
-        if len(kinds) > 1:
-            raise RuntimeError(f"{func} copies between {kinds}")
-        return out
-
-
-def without_values(module: MaximumLikelihood, device: str) -> list[Tensor]:
-    """Take the values out of a module; noise, images and labels (4, ...) without values."""
-    module.flow.initialized = True
-    noise = module.noise(4, torch.Generator())
-    assert noise is not None
-    module._apply(lambda t: torch.empty_like(t, device=device))
-    c, h, w = module.flow.event_shape
-    x = torch.zeros(4, c, h, w, dtype=torch.uint8, device=device)
-    return [torch.zeros(noise.shape, device=device), x, torch.zeros(4, dtype=torch.long, device=device)]
-
-
-@pytest.mark.parametrize(
-    ("changed", "optimizer", "low"),
-    [
-        ({}, "muon", False),
-        ({}, "muon", True),
-        ({"gaussianize": False, "noise_width": 0, "position": False, "recompute": "step"}, "adamax", True),
-        ({"coupling": "additive", "permutation": "shuffle", "depth": 2, "recompute": "step"}, "adam", False),
-        ({"recompute": "reversible"}, "adamw", True),
-        ({"kernels": "triton"}, "muon", True),
-    ],
-)
-def test_a_step_is_work_of_the_device_alone(
-    changed: dict[str, Any], optimizer: str, low: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On tensors without values, each of .item(), branches on values, and shapes that depend on them raises."""
-    for kind in ("adam", "adamax"):  # AdamW is Adam
-        optim = import_module(f"torch.optim.{kind}")
-        monkeypatch.setattr(optim, "_get_capturable_supported_devices", lambda **_: ["cpu"])
-    monkeypatch.setattr(products, "use_convolution", lambda x: False)  # the GPU's way
-    monkeypatch.setattr(level, "use_triton", lambda x: True)
-    module = MaximumLikelihood(None, OPTIMIZERS[optimizer], model={**SMALL, **changed})
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        noise, *batch = without_values(module, "cpu")
-        clip = partial(torch.nn.utils.clip_grad_norm_, list(module.parameters()), 20.0)
-        step = WholeStep(module, optimizer_of(module, OPTIMIZERS[optimizer]), clip, "stop")
-        step.set_rates()
-        with without_looking_at_values(), torch.autocast("cpu", torch.bfloat16, enabled=low):
-            for _ in range(2):
-                assert step(noise, *batch).losses.shape == (4,)
-
-
-def test_the_loss_copies_nothing_between_host_and_device() -> None:
-    module = MaximumLikelihood(None, None, model=SMALL)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        noise, *batch = without_values(module, "cuda")
-        with NoCopies(), without_looking_at_values():
-            for given in (batch, batch[:1]):  # with and without labels
-                assert module.loss(tuple(given), noise).device.type == "cuda"
-        with NoCopies(), pytest.raises(RuntimeError, match="copies between"):
-            noise.cpu()
-
-
-def test_labels_that_are_looked_at_need_their_values() -> None:
-    module = MaximumLikelihood(None, None, model=SMALL)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        noise, *batch = without_values(module, "cpu")
-        with pytest.raises(DataDependentOutputException):
-            module.loss(tuple(batch), noise)
+from .small import REALNVP, SMALL, digits, fit, of_points
+from .stand_in import WHERE, capturable_on_a_cpu, count_captures, device_of
 
 
 @pytest.fixture
@@ -144,20 +56,12 @@ def made(graphs: bool, images: bool = False) -> MaximumLikelihood:
     return module
 
 
-def data(images: bool) -> Any:
+def data(images: bool, **sizes: int) -> Any:
     """``STEPS`` batches of two sizes."""
     if images:
         return digits(classes=10, val_size=0.1, batch_size=128)
-    return Toy(
-        kind="two_moons",
-        noise=0.1,
-        train_size=410,
-        val_size=10,
-        test_size=9,
-        name="m",
-        shape=[2],
-        batch_size=40,
-    )
+    sizes = {"train_size": 410, "val_size": 10, "test_size": 9, "batch_size": 40, **sizes}
+    return Toy(kind="two_moons", noise=0.1, name="m", shape=[2], **sizes)
 
 
 STEPS = 11
@@ -191,6 +95,51 @@ def test_replayed_steps_train_as_others_do(stand_in: None, images: bool, options
     group = trainer.optimizers[0].state_dict()["param_groups"][0]
     assert type(group["lr"]) is float
     assert group["capturable"] is False
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_validation_and_test_are_replayed(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation with averaged weights, which are swapped with the others in place, and in batches of two sizes."""
+    device = device_of(request, where)
+    captures, figures = count_captures(monkeypatch, device), []
+    for module in (made(False), made(True)):
+        points = data(False, val_size=290, test_size=290)
+        on = {"accelerator": "gpu" if device == "cuda" else device}
+        trainer = fit(module, EMA(), data=points, max_epochs=2, limit_train_batches=1, **on)
+        validated = trainer.callback_metrics["val/nll"].item()
+        [tested] = trainer.test(module, points, verbose=False)
+        figures.append([validated, tested["test/nll"]])
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
+    assert len(captures) == 3
+    assert module.replayed_loss is None
+
+
+FFJORD = {
+    "_target_": "glow.flows.FFJORD", "event_shape": [2], "hidden": 4, "hidden_layers": 1, "tolerance": 1e-3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "captured"), [(REALNVP, True), (FFJORD, False)], ids=["realnvp", "ffjord"])
+def test_what_looks_at_values_trains_kernel_by_kernel(
+    model: dict[str, Any], captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A differential equation's solver asks the host how to go on. A sentence says so, once, and training ends as without graphs."""
+    capturable_on_a_cpu(monkeypatch)
+    captures, modules = count_captures(monkeypatch, "cpu"), []
+    for replayed in (False, True):
+        torch.manual_seed(0)
+        optimizer = partial(torch.optim.Adamax, lr=2e-3, capturable=True)
+        modules.append(MaximumLikelihood(None, optimizer, model=model))
+        modules[-1].graphs = replayed
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            fit(modules[-1], data=data(False), limit_train_batches=7, limit_val_batches=0)
+    assert close(weights(modules[0]), weights(modules[1]))
+    said = [str(w.message) for w in warned if "compile=graph" in str(w.message)]
+    assert (len(captures), len(said)) == ((1, 0) if captured else (0, 1))
+    assert all("it needs the host (aten._local_scalar_dense.default looks at a value)" in s for s in said)
 
 
 @pytest.mark.parametrize("graphs_first", [False, True])

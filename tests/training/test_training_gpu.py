@@ -17,8 +17,8 @@ from glow.resilience import NonFiniteGuard
 from glow.training import MaximumLikelihood, Muon, graphs, replay
 from glow.training.replay import Replays, Rerun
 
-from .small import ADAMAX, fit
-from .test_graphs import SMALL, Captured, Spoil, close, data, same, weights
+from .small import ADAMAX, SMALL, fit
+from .test_graphs import Captured, Spoil, close, data, same, weights
 
 pytestmark = pytest.mark.gpu
 
