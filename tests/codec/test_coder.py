@@ -176,7 +176,7 @@ def test_a_matrix_whose_sums_would_not_be_exact_is_refused() -> None:
 class TestPortability:
     """The same bytes whatever computes them."""
 
-    @pytest.mark.parametrize("name", ["labelled", "mixture"])
+    @pytest.mark.parametrize("name", ["labelled", pytest.param("mixture", marks=pytest.mark.slow)])
     def test_threads_batches_and_the_order_of_sums(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         flow = make(name)
         x, y = images(flow, 40), torch.randint(-1, 3, (40,)) if flow.classes else None

@@ -65,6 +65,7 @@ def test_without_an_observation_one_of_the_test_is_taken(
     assert len(report["observation"]) == 2
 
 
+@pytest.mark.slow
 def test_evaluation(posterior_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The likelihood of the run's test, the latents' diagnosis, and the classifier two-sample test with its floor."""
     command = [f"ckpt={posterior_run}", f"out={tmp_path}", "c2st=true", "observations=2", "samples=60"]

@@ -76,7 +76,9 @@ def test_a_boltzmann_generator(
     assert report["true_nll"] == pytest.approx(results["true_nll"], abs=0.5)
 
 
-@pytest.mark.parametrize("base", ["uniform", "mixture", "student_t"])
+@pytest.mark.parametrize(
+    "base", ["mixture", *(pytest.param(b, marks=pytest.mark.slow) for b in ("uniform", "student_t"))]
+)
 def test_every_base(run: Run, tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained, drawn, sampled from and measured."""
     run("dataset=bimodal", f"model.base={base}", "name=based", *POINTS[:-1])

@@ -155,12 +155,15 @@ def test_the_yardstick_goes_on_after_a_setting_that_fails(tmp_path: Path, fake_m
     assert "optimizer.lr" in printed
 
 
+def test_an_unknown_picture_of_the_introductions() -> None:
+    assert "kls is not one of baselines, two_kls, bridges" in refused("introductions", "kls")
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("yardstick", ["--minutes", "0"], "--minutes: must be above zero"),
         ("yardstick", ["name=x"], "the yardstick sets this itself"),
-        ("introductions", ["kls"], "kls is not one of baselines, two_kls, bridges"),
         ("flows", ["nlls"], "nlls is not one of nll"),
         ("benchmark", ["--rounds", "0"], "--rounds: must be a whole number above zero"),
         ("benchmark", ["--skip", "memroy"], "'memroy' is not one of train"),

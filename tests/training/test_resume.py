@@ -52,7 +52,8 @@ def same_weights(first: Path, second: Path) -> None:
         pytest.param(5, ["fit.max_epochs=-1", "fit.max_steps=33"], marks=pytest.mark.slow),
         pytest.param(11, ["fit.max_epochs=-1", "fit.max_steps=33"], marks=pytest.mark.slow),
         pytest.param(22, ["fit.max_epochs=4", "fit.max_steps=33"], marks=pytest.mark.slow),
-        (16, ["fit.max_epochs=3", "trainer.accumulate_grad_batches=3"]),  # inside an optimizer step
+        # inside an optimizer step
+        pytest.param(16, ["fit.max_epochs=3", "trainer.accumulate_grad_batches=3"], marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_repeated_is_the_same_as_uninterrupted(
