@@ -20,6 +20,8 @@ BLOCKS = [(128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (64,
 PRODUCTS = ("first forward", "middle forward", "middle backward", "last backward")
 """The layers of which Triton computes the product."""
 
+OTHERS = ("last forward", "columns")
+
 
 def layers(
     images: int, c: int, side: int, width: int, device: torch.device
@@ -119,10 +121,12 @@ def report_layers(report: "Report", size: dict[str, Any]) -> None:
     c, side = size["image"][0], size["image"][1]
     for i in range(size["levels"]):
         c, side = 4 * c if i == 0 else 2 * c, side // 2
-        calls = layers(size["batch"], c // 2, side, size["width"], report.device)
-        for name in calls:
+        shape = size["batch"], c // 2, side, size["width"], report.device
+        for name in PRODUCTS + OTHERS:
             search = i == 0 and name in PRODUCTS  # the level that takes most time
             report.row(
                 f"layer, {side}x{side}, {name}",
-                lambda ways=calls[name], search=search: measure(ways, report.device, search),
+                lambda name=name, shape=shape, search=search: measure(
+                    layers(*shape)[name], report.device, search
+                ),
             )

@@ -47,3 +47,12 @@ def record_scales(module: nn.Module) -> Iterator[Scales]:
     finally:
         for source, recorder in zip(sources, before, strict=True):
             source.recorder = recorder
+
+
+def add_scales(module: nn.Module, smallest: Tensor, largest: Tensor) -> None:
+    """Record scales as if couplings of ``module`` had used them, where they are recorded: what a CUDA graph computed is known
+    only from its results."""
+    recorders = {id(m.recorder): m.recorder for m in module.modules() if isinstance(m, RecordsScales)}
+    for recorder in recorders.values():
+        if recorder is not None:
+            recorder.add(smallest, largest)

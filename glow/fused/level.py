@@ -36,7 +36,7 @@ class FusedLevel(Repeated, RecordsScales):
 
     Raises:
         UsageError: no steps, steps that differ, or that are not supported, an unknown ``recompute`` or ``kernels``; when
-            evaluated on a GPU, ``triton`` without Triton.
+            trained on a GPU, ``triton`` without Triton.
     """
 
     compiles = True
@@ -111,7 +111,7 @@ class FusedLevel(Repeated, RecordsScales):
     def _fused_forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         b, c, h, w = x.shape
         steps, log_det = self._parameters_for(x, context)
-        space = Space(b, h, w, self.kernels == "triton" and use_triton(steps.w1))
+        space = Space(b, h, w, self.kernels == "triton" and use_triton(steps.w1, self.training))
         settings = Settings(space, self._min_scale, self.recompute, self._kernels_for("forward", x))
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
         z, log_scales, extremes = FusedSteps.apply(rows, settings, self.recorder is not None, *steps)
@@ -127,7 +127,9 @@ class FusedLevel(Repeated, RecordsScales):
         rows = z.permute(0, 2, 3, 1).reshape(-1, c)
         log_scales = rows.new_zeros(len(rows), c - steps.conditioning)
         by_autograd = torch.is_grad_enabled()  # which knows nothing of Triton's kernels
-        space = Space(b, h, w, self.kernels == "triton" and not by_autograd and use_triton(steps.w1))
+        space = Space(
+            b, h, w, self.kernels == "triton" and not by_autograd and use_triton(steps.w1, self.training)
+        )
         with ieee_precision(z.device):
             inverses = self._inverses(steps.matrix)
             step_back = self._kernels_for("inverse", z).inverse

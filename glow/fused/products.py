@@ -63,17 +63,17 @@ def use_convolution(x: Tensor) -> bool:
     return x.device.type == "cpu" and has_fast_kernels(x.dtype)
 
 
-def use_triton(x: Tensor) -> bool:
+def use_triton(x: Tensor, training: bool) -> bool:
     """Whether Triton's kernels compute on that device, in that dtype.
 
     Raises:
-        UsageError: on a GPU, where Triton is not installed.
+        UsageError: in training on a GPU, where Triton is not installed.
     """
     on_gpu = x.device.type == "cuda"
     try:
         interpreted = kernels().INTERPRETED.value
     except ImportError:
-        if on_gpu:
+        if on_gpu and training:
             raise UsageError("kernels='triton' needs Triton, which is not installed") from None
         return False
     return bool(on_gpu or interpreted) and x.dtype != torch.float64

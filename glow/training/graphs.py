@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from glow.bijections.scales import record_scales
 from glow.resilience.lightning_internals import find_callback
 from glow.resilience.nonfinite import NonFiniteGuard
 from glow.training.replay import Replays, no_gpu, possible
@@ -157,7 +158,16 @@ class ReplayedSteps:
 
 
 def replayed_loss(trainer: L.Trainer, module: Any) -> Replays | None:
-    """``module.loss`` as a function of noise and batch, for one pass over data; None if the run cannot replay it."""
+    """``module.loss`` as a function of noise and batch, for one pass over data; None if the run cannot replay it.
+
+    It gives the losses (B,) and, of a flow that records them, the extremes of its scales, for ``add_scales``.
+    """
     if obstacle(trainer):
         return None
-    return Replays(lambda noise, *batch: (module.loss(batch, noise),))
+
+    def loss(noise: Tensor | None, *batch: Tensor) -> tuple[Tensor, ...]:
+        with record_scales(module.flow) as scales:  # a replay does not run the Python that records
+            losses = module.loss(batch, noise)
+        return losses, *(t for t in (scales.smallest, scales.largest) if t is not None)
+
+    return Replays(loss)

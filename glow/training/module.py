@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from glow.bijections.scales import add_scales
 from glow.distributions.base import Distribution
 from glow.errors import UsageError
 from glow.evaluation.bits import evaluation_generator
@@ -191,7 +192,12 @@ class DensityModule(L.LightningModule, ABC):
         device_index = self.trainer.global_rank
         source = evaluation_generator(self.flow, split, self.seed, batch_idx, device_index=device_index)
         noise = self.noise(len(batch[0]), source)
-        return self.replayed_loss(noise, *batch)[0] if self.replayed_loss else self.loss(batch, noise)
+        if self.replayed_loss is None:
+            return self.loss(batch, noise)
+        losses, *extremes = self.replayed_loss(noise, *batch)
+        if extremes:
+            add_scales(self.flow, *extremes)
+        return losses
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | torch.optim.Optimizer:
         if self.optimizer is None:

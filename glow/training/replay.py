@@ -6,6 +6,7 @@ side stream to warm up, then the capture, which records kernels and the addresse
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,13 +30,19 @@ def possible(obstacle: str | None, what: str) -> bool:
     return obstacle is None
 
 
+@cache
+def side_stream(device: int) -> torch.cuda.Stream:
+    """The one that graphs are warmed up and captured on: memory that is kept for a stream is kept once."""
+    return torch.cuda.Stream(device)
+
+
 class CudaGraphs:
     """How functions are run once to warm up, and captured: the lines that only a GPU can run."""
 
     def __init__(self) -> None:
         torch.backends.cuda.preferred_linalg_library("cusolver")  # MAGMA waits for the device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = side_stream(torch.cuda.current_device())
 
     def warm_up(self, work: Work) -> tuple[Tensor, ...]:
         """Do the work, on another stream, as ``torch.cuda.graph`` will: what is made once is then made."""

@@ -199,13 +199,17 @@ def test_a_cpu_without_the_interpreter_takes_torch(calls: list[str]) -> None:
     assert not calls
 
 
-def test_without_triton_a_gpu_says_so_and_a_cpu_takes_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_training_on_a_gpu_says_so_and_the_rest_takes_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "glow.fused.kernels")
     monkeypatch.delattr("glow.fused.kernels")
-    assert not use_triton(torch.ones(1))
+    assert not use_triton(torch.ones(1), True)
     with FakeTensorMode(), pytest.raises(UsageError, match="kernels='triton' needs Triton"):
-        use_triton(torch.ones(1, device="cuda"))
+        use_triton(torch.ones(1, device="cuda"), True)
+    with FakeTensorMode():
+        assert not use_triton(torch.ones(1, device="cuda"), False), "a checkpoint is sampled from without it"
 
 
 @pytest.mark.parametrize(
