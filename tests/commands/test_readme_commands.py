@@ -90,6 +90,7 @@ def runs(run: Run) -> None:
         "name=two_moons-realnvp", *tiny)  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:compile=graph. CUDA graphs need a GPU")
 @pytest.mark.usefixtures("one_thread", "runs")
 @pytest.mark.parametrize("pages", [PAGES[:1], pytest.param(PAGES[1:], marks=pytest.mark.slow)])
 def test_sampling_and_measuring_commands(pages: tuple[str, ...], fake_mnist: Path, tmp_path: Path) -> None:
